@@ -1,0 +1,1 @@
+typedef int dl_placeholder_lens;
