@@ -1,0 +1,85 @@
+#include "engine/run.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+void dl_run_open(struct dl_run *r, const struct dl_backend *be, struct dl_ctx *ctx, int type)
+{
+    *r = (struct dl_run){.be = be, .ctx = ctx, .t = (uint8_t)type};
+    dl_run_dry(r);
+}
+
+void dl_run_close(struct dl_run *r)
+{
+    free(r->log);
+    r->log = NULL, r->n_log = r->cap_log = 0;
+}
+
+void dl_run_dry(struct dl_run *r)
+{
+    dl_arena_dry(&r->arena);
+    r->mode = DL_DRY;
+    r->account = (struct dl_account){0};
+    r->n_log = 0;
+}
+
+void dl_run_bind(struct dl_run *r, void *base, int64_t bytes)
+{
+    dl_arena_bind(&r->arena, base, bytes);
+    r->mode = DL_EAGER;
+    r->account = (struct dl_account){0};
+    r->n_log = 0;
+}
+
+static int load_one(struct dl_run *r, struct dl_wset *s, struct dl_w *w, struct dl_pack *p, struct dl_err *e)
+{
+    if (r->be->alloc(r->ctx, p->bytes, &p->data, e) < 0) return dl_fail_in(e, "weight %s", w->name);
+    if (p->fill(p, w, p->arg, e) < 0) {
+        r->be->free(r->ctx, p->data);
+        p->data = NULL;
+        return -1;
+    }
+    s->loaded_bytes += p->bytes;
+    return 0;
+}
+
+static void free_pack(void *user, void *data)
+{
+    const struct dl_run *r = user;
+    r->be->free(r->ctx, data);
+}
+
+int dl_run_load(struct dl_run *r, struct dl_wset *s, struct dl_err *e)
+{
+    s->free_data = free_pack, s->user = r;
+    for (int64_t i = 0; i < s->n; i++) {
+        bool any = false;
+        for (struct dl_pack *p = s->w[i]->packs; p; p = p->next) {
+            if (p->data) continue;
+            if (load_one(r, s, s->w[i], p, e) < 0) return -1;
+            any = true;
+        }
+        if (any) dl_w_release_pages(s->w[i]);
+    }
+    return 0;
+}
+
+int dl_run_check(struct dl_run *r, struct dl_err *e)
+{
+    if (r->arena.failed && dl_run_ok(r))
+        dl_fail(&r->err, DL_ENOMEM, "arena of %lld bytes is too small for this run", (long long)r->arena.cap_bytes);
+    if (dl_run_ok(r)) return 0;
+    return dl_fail(e, r->err.code, "%s", r->err.msg);
+}
+
+void dl_tap(struct dl_run *r, dl_act a, const char *fmt, ...)
+{
+    if (!r->tap || r->mode != DL_EAGER || !dl_run_ok(r)) return;
+    char name[200];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(name, sizeof name, fmt, ap);
+    va_end(ap);
+    r->tap(r->tap_user, r, name, a);
+}

@@ -1,0 +1,91 @@
+/* run.h: one run of model functions on one backend: its mode, arena, account and sticky error.
+ *
+ *   struct dl_run r;
+ *   dl_run_open(&r, backend, type);
+ *   dl_run_dry(&r); model_step(&r, ...);      -> r.arena.peak_bytes, r.account, weight packs asked for
+ *   dl_run_load(&r, &weights, e);             makes the packs (idempotent; only what is missing)
+ *   dl_run_bind(&r, base, bytes); model_step(&r, ...);
+ *
+ * The CPU backend executes at once. A CUDA backend executes on its stream, and while it captures it records instead.
+ */
+#ifndef DL_RUN_H
+#define DL_RUN_H
+
+#include "engine/arena.h"
+#include "engine/err.h"
+#include "engine/op.h"
+
+enum dl_mode { DL_DRY, DL_EAGER, DL_CAPTURE };
+
+/* What a model run costs by its arithmetic; a multiply-add counts 2. */
+struct dl_account {
+    int64_t flops, bytes; /* bytes: each operand once */
+    int64_t ops;
+};
+
+/* One line of the op log. */
+struct dl_log {
+    const char *op;      /* "gemm", "conv", ... */
+    const char *variant; /* as chosen by the backend */
+    char shape[120];
+    int64_t flops, bytes;
+    double ms; /* filled in eager runs when the run is timed */
+};
+
+struct dl_ctx; /* a backend's own state: device, streams, primitive cache */
+
+struct dl_backend {
+    const char *name; /* "cpu", "cuda" */
+    const struct dl_ops *ops;
+    /* Memory that ops compute in, aligned to DL_ALIGN. */
+    int (*alloc)(struct dl_ctx *, int64_t bytes, void **p, struct dl_err *);
+    void (*free)(struct dl_ctx *, void *p);
+    int (*upload)(struct dl_ctx *, void *dst, const void *src, int64_t bytes, struct dl_err *);
+    int (*download)(struct dl_ctx *, void *dst, const void *src, int64_t bytes, struct dl_err *);
+    int (*sync)(struct dl_ctx *, struct dl_err *);
+    int64_t (*free_bytes)(struct dl_ctx *); /* memory that can still be had */
+    bool (*supports)(struct dl_ctx *, int type);  /* whether this machine computes in `type` by more than the plain reference */
+    void (*close)(struct dl_ctx *);
+};
+
+struct dl_run {
+    const struct dl_backend *be;
+    struct dl_ctx *ctx; /* borrowed */
+    enum dl_mode mode;
+    uint8_t t; /* type of activations */
+    struct dl_arena arena;
+    int32_t step; /* step index for dl_vec tables and the scheduler ops; CUDA keeps its own on the device */
+    struct dl_account account;
+    struct dl_err err; /* sticky */
+
+    const char *variant; /* set by the backend's entry: what it chose for the op under way */
+    struct dl_log *log;  /* [n_log] kept when log_on; owned, see dl_run_close */
+    int64_t n_log, cap_log;
+    bool log_on, time_on; /* set after dl_run_open */
+
+    /* Called by dl_tap in eager runs: parity tests look at inner activations here. */
+    void (*tap)(void *user, struct dl_run *, const char *name, dl_act a);
+    void *tap_user;
+};
+
+void dl_run_open(struct dl_run *r, const struct dl_backend *be, struct dl_ctx *ctx, int type);
+void dl_run_close(struct dl_run *r); /* frees the log */
+
+/* Starts a dry run: fresh dry arena, account zero, log empty. */
+void dl_run_dry(struct dl_run *r);
+/* Starts real runs in memory of the backend, borrowed. */
+void dl_run_bind(struct dl_run *r, void *base, int64_t bytes);
+
+/* Makes every weight form of the set that was asked for and has no data yet. */
+int dl_run_load(struct dl_run *r, struct dl_wset *s, struct dl_err *e);
+
+/* First failure of the run: copies it to e and returns -1, or 0. Also reports an arena that was too small. */
+int dl_run_check(struct dl_run *r, struct dl_err *e);
+
+/* Marks an inner activation by a name like "down_blocks.0.resnets.1" (printf style). Costs nothing without a listener. */
+void dl_tap(struct dl_run *r, dl_act a, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+static inline bool dl_run_ok(const struct dl_run *r) { return r->err.code == DL_OK; }
+static inline bool dl_run_is_dry(const struct dl_run *r) { return r->mode == DL_DRY; }
+
+#endif

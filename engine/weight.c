@@ -1,0 +1,90 @@
+#include "engine/weight.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int64_t dl_w_count(const struct dl_w *w)
+{
+    int64_t n = 1;
+    for (int i = 0; i < w->nd; i++) n *= w->dim[i];
+    return n;
+}
+
+int dl_wset_add(struct dl_wset *s, struct dl_w *w, const char *name, struct dl_err *e)
+{
+    if (s->n == s->cap) {
+        int64_t cap = s->cap ? 2 * s->cap : 256;
+        struct dl_w **more = realloc(s->w, (size_t)cap * sizeof *more);
+        if (!more) return dl_fail(e, DL_ENOMEM, "no memory for the list of weights");
+        s->w = more, s->cap = cap;
+    }
+    char *copy = strdup(name);
+    if (!copy) return dl_fail(e, DL_ENOMEM, "no memory for the list of weights");
+    w->name = copy, w->set = s, w->packs = NULL;
+    s->w[s->n++] = w;
+    return 0;
+}
+
+void dl_wset_close(struct dl_wset *s)
+{
+    for (int64_t i = 0; i < s->n; i++) {
+        struct dl_w *w = s->w[i];
+        for (struct dl_pack *p = w->packs, *next; p; p = next) {
+            next = p->next;
+            if (p->data && s->free_data) s->free_data(s->user, p->data);
+            if (p->drop) p->drop(p->arg);
+            free(p);
+        }
+        free((char *)w->name);
+        w->packs = NULL, w->name = NULL, w->set = NULL, w->n_parts = 0;
+    }
+    free(s->w);
+    *s = (struct dl_wset){0};
+}
+
+struct dl_pack *dl_w_pack(const struct dl_w *w, uint64_t key)
+{
+    for (struct dl_pack *p = w->packs; p; p = p->next)
+        if (p->key == key) return p;
+    return NULL;
+}
+
+struct dl_pack *dl_w_want(struct dl_w *w, uint64_t key, int64_t bytes,
+                          int (*fill)(struct dl_pack *, const struct dl_w *, void *, struct dl_err *), void *arg,
+                          void (*drop)(void *))
+{
+    struct dl_pack *p = calloc(1, sizeof *p);
+    if (!p) return NULL;
+    *p = (struct dl_pack){.next = w->packs, .key = key, .bytes = bytes, .fill = fill, .arg = arg, .drop = drop};
+    w->packs = p;
+    if (w->set) w->set->pack_bytes += bytes;
+    return p;
+}
+
+static int64_t row_count(const struct dl_w *w)
+{
+    return w->dim[0] ? dl_w_count(w) / w->dim[0] : 0;
+}
+
+void dl_w_read(const struct dl_w *w, void *dst, int t)
+{
+    uint8_t *d = dst;
+    for (int i = 0; i < w->n_parts; i++) {
+        int64_t n = w->part[i].rows * row_count(w);
+        dl_convert(d, t, w->part[i].file, w->part[i].t, n);
+        d += n * dl_type_bytes(t);
+    }
+}
+
+void dl_w_release_pages(const struct dl_w *w)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    for (int i = 0; i < w->n_parts; i++) {
+        if (!w->part[i].mapped) continue;
+        uintptr_t from = (uintptr_t)w->part[i].file;
+        uintptr_t to = from + (uintptr_t)(w->part[i].rows * row_count(w) * dl_type_bytes(w->part[i].t));
+        from = (from + page - 1) & ~(page - 1), to &= ~(page - 1);
+        if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+    }
+}

@@ -1,0 +1,87 @@
+/* weight.h: weights as the file has them and as a backend wants them.
+ *
+ * A struct dl_w stands in the model's own structs (struct unet has one for every tensor) and is filled by binding: its
+ * shape, and where its bytes lie in the mapped file. It may be made of several file tensors stacked along the first
+ * dimension (q, k and v projections as one matrix), so that one GEMM serves them.
+ *
+ * Which form an op wants (a type, a blocked layout) is known only once it has chosen its variant, and that happens in the dry
+ * run: the variant asks for the form there (a struct dl_pack is then hung on the weight, without bytes), and
+ * dl_run_load() makes all forms that were asked for before the first real run. Packs belong to the weight's set and die
+ * with it; file bytes are borrowed from the mapping, which must outlive the set until dl_run_load() has returned.
+ */
+#ifndef DL_WEIGHT_H
+#define DL_WEIGHT_H
+
+#include "engine/err.h"
+#include "engine/type.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { DL_WPARTS = 4 };
+
+struct dl_w;
+struct dl_wset;
+
+struct dl_wpart {
+    const void *file; /* mapped bytes, row-major, not necessarily aligned; NULL when only shapes are known */
+    int64_t rows;     /* of the first dimension */
+    uint8_t t;        /* f32, f16, bf16 as stored */
+    bool mapped;      /* file lies in a mapped file, so its pages may be dropped after use */
+};
+
+/* One form of a weight, owned by the set. */
+struct dl_pack {
+    struct dl_pack *next;
+    uint64_t key;  /* which form: the backend's own number (type, layout) */
+    int64_t bytes; /* size of data */
+    void *data;    /* NULL until loaded; device memory on CUDA */
+    /* Fills data from the weight's parts; called once by dl_run_load() with data allocated. `arg` is the variant's. */
+    int (*fill)(struct dl_pack *, const struct dl_w *, void *arg, struct dl_err *);
+    void (*drop)(void *arg); /* frees arg; may be NULL */
+    void *arg;
+};
+
+struct dl_w {
+    const char *name; /* of the first part, owned by the set: for messages and the op log */
+    int64_t dim[4];   /* torch order: Linear [out, in], Conv [out, in, kh, kw], norm [c]; all parts together */
+    int nd;
+    int n_parts; /* 0: not bound */
+    struct dl_wpart part[DL_WPARTS];
+    struct dl_pack *packs;
+    struct dl_wset *set;
+};
+
+/* All weights of one network. */
+struct dl_wset {
+    struct dl_w **w;  /* [n] every bound weight, in the order of binding; the array is owned, the weights are the model's */
+    int64_t n, cap;
+    int64_t pack_bytes;   /* of all packs asked for so far */
+    int64_t loaded_bytes; /* of all packs that have their data */
+    void (*free_data)(void *user, void *data); /* how a pack's data goes back: set by dl_run_load */
+    void *user;
+};
+
+int64_t dl_w_count(const struct dl_w *w); /* elements */
+
+/* Adds w to the set (w->name is copied). Returns < 0 when memory is out. */
+int dl_wset_add(struct dl_wset *s, struct dl_w *w, const char *name, struct dl_err *e);
+
+/* Frees packs and names; the weights themselves are the model's. Leaves an empty set. */
+void dl_wset_close(struct dl_wset *s);
+
+/* The pack with this key, or NULL. */
+struct dl_pack *dl_w_pack(const struct dl_w *w, uint64_t key);
+
+/* Hangs a new pack on the weight, to be filled by dl_run_load(). NULL when memory is out. */
+struct dl_pack *dl_w_want(struct dl_w *w, uint64_t key, int64_t bytes,
+                          int (*fill)(struct dl_pack *, const struct dl_w *, void *, struct dl_err *), void *arg,
+                          void (*drop)(void *));
+
+/* Copies the weight as stored, all parts in order, into dst as type t: [count]. */
+void dl_w_read(const struct dl_w *w, void *dst, int t);
+
+/* Tells the system that the file pages behind w may be dropped (they come back from the file when touched). */
+void dl_w_release_pages(const struct dl_w *w);
+
+#endif
