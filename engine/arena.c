@@ -53,15 +53,20 @@ struct dl_mark dl_arena_mark(const struct dl_arena *a)
     return (struct dl_mark){a->lo_bytes, a->hi_bytes};
 }
 
-void dl_arena_release(struct dl_arena *a, struct dl_mark m)
+void dl_arena_release_lo(struct dl_arena *a, struct dl_mark m)
 {
-    assert(m.lo_bytes <= a->lo_bytes && m.hi_bytes <= a->hi_bytes);
+    assert(m.lo_bytes <= a->lo_bytes);
     a->lo_bytes = m.lo_bytes;
-    a->hi_bytes = m.hi_bytes;
 }
 
 void dl_arena_release_hi(struct dl_arena *a, struct dl_mark m)
 {
     assert(m.hi_bytes <= a->hi_bytes);
     a->hi_bytes = m.hi_bytes;
+}
+
+void dl_arena_release(struct dl_arena *a, struct dl_mark m)
+{
+    dl_arena_release_lo(a, m);
+    dl_arena_release_hi(a, m);
 }

@@ -38,9 +38,10 @@ void dl_arena_bind(struct dl_arena *a, void *base, int64_t cap_bytes);
 void *dl_arena_lo(struct dl_arena *a, int64_t bytes);
 void *dl_arena_hi(struct dl_arena *a, int64_t bytes);
 
-/* Release gives back all that was taken at both ends since the mark; release_hi at the high end only. */
+/* Release gives back all that was taken since the mark: at both ends, at the low end only, at the high end only. */
 struct dl_mark dl_arena_mark(const struct dl_arena *a);
 void dl_arena_release(struct dl_arena *a, struct dl_mark m);
+void dl_arena_release_lo(struct dl_arena *a, struct dl_mark m);
 void dl_arena_release_hi(struct dl_arena *a, struct dl_mark m);
 
 #endif

@@ -44,15 +44,9 @@ static int load_one(struct dl_run *r, struct dl_wset *s, struct dl_w *w, struct 
     return 0;
 }
 
-static void free_pack(void *user, void *data)
-{
-    const struct dl_run *r = user;
-    r->be->free(r->ctx, data);
-}
-
 int dl_run_load(struct dl_run *r, struct dl_wset *s, struct dl_err *e)
 {
-    s->free_data = free_pack, s->user = r;
+    s->free_data = r->be->free, s->ctx = r->ctx;
     for (int64_t i = 0; i < s->n; i++) {
         bool any = false;
         for (struct dl_pack *p = s->w[i]->packs; p; p = p->next) {

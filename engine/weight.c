@@ -32,7 +32,7 @@ void dl_wset_close(struct dl_wset *s)
         struct dl_w *w = s->w[i];
         for (struct dl_pack *p = w->packs, *next; p; p = next) {
             next = p->next;
-            if (p->data && s->free_data) s->free_data(s->user, p->data);
+            if (p->data && s->free_data) s->free_data(s->ctx, p->data);
             if (p->drop) p->drop(p->arg);
             free(p);
         }

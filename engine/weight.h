@@ -20,6 +20,7 @@
 
 enum { DL_WPARTS = 4 };
 
+struct dl_ctx;
 struct dl_w;
 struct dl_wset;
 
@@ -58,8 +59,8 @@ struct dl_wset {
     int64_t n, cap;
     int64_t pack_bytes;   /* of all packs asked for so far */
     int64_t loaded_bytes; /* of all packs that have their data */
-    void (*free_data)(void *user, void *data); /* how a pack's data goes back: set by dl_run_load */
-    void *user;
+    void (*free_data)(struct dl_ctx *, void *data); /* how a pack's data goes back: set by dl_run_load */
+    struct dl_ctx *ctx; /* the backend's, which must outlive the set's packs */
 };
 
 int64_t dl_w_count(const struct dl_w *w); /* elements */
