@@ -1,0 +1,246 @@
+/* Each op: check, account, log, the backend's entry, its failure. FLOPs count products and sums of gemm, conv and attn,
+ * as the field does; norms and the rest count in bytes alone. */
+#include "engine/op_check.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+static double now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static int64_t elements(const dl_act *a) { return (int64_t)a->n * a->h * a->w * a->c; }
+
+static int64_t bytes_of(const dl_act *a) { return a->p ? elements(a) * dl_type_bytes(a->t) : 0; }
+
+static int64_t w_bytes(const struct dl_w *w, int t) { return w ? dl_w_count(w) * dl_type_bytes(t) : 0; }
+
+static int64_t vec_bytes(const dl_vec *v, int32_t n, int32_t c)
+{
+    return v->p ? (int64_t)(v->rs ? n : 1) * c * dl_type_bytes(v->t) : 0;
+}
+
+static int64_t epi_bytes(const struct dl_epi *e, const dl_act *y, int t)
+{
+    return bytes_of(y) + bytes_of(&e->res) + w_bytes(e->bias, t) + vec_bytes(&e->add, y->n, y->c) +
+           vec_bytes(&e->gate, y->n, y->c);
+}
+
+static int64_t stat_bytes(const struct dl_stat *s, const dl_act *x)
+{
+    if (!s->mean_rstd) return 0;
+    return (int64_t)x->n * s->groups * 2 * 4 + w_bytes(s->gamma, x->t) + w_bytes(s->beta, x->t) +
+           vec_bytes(&s->scale, x->n, x->c) + vec_bytes(&s->shift, x->n, x->c);
+}
+
+/* Between the check and the backend's entry. Returns whether the op may run. */
+static bool begin(struct dl_run *r, struct dl_log *l, bool has_entry)
+{
+    if (!has_entry) {
+        dl_fail(&r->err, DL_EFAIL, "op %s: backend %s does not have it", l->op, r->be->name);
+        return false;
+    }
+    r->variant = "";
+    if (r->time_on && r->mode == DL_EAGER) {
+        if (r->be->sync && r->be->sync(r->ctx, &r->err) < 0) return false;
+        l->ms = now_ms();
+    }
+    return true;
+}
+
+static void keep(struct dl_run *r, const struct dl_log *l)
+{
+    if (r->n_log == r->cap_log) {
+        int64_t cap = r->cap_log ? 2 * r->cap_log : 256;
+        struct dl_log *more = realloc(r->log, (size_t)cap * sizeof *more);
+        if (!more) {
+            dl_fail(&r->err, DL_ENOMEM, "no memory for the log of ops");
+            return;
+        }
+        r->log = more, r->cap_log = cap;
+    }
+    r->log[r->n_log++] = *l;
+}
+
+static void end(struct dl_run *r, struct dl_log *l)
+{
+    if (r->arena.failed)
+        dl_fail(&r->err, DL_ENOMEM, "op %s %s: arena of %lld bytes is too small for its scratch", l->op, l->shape,
+                (long long)r->arena.cap_bytes);
+    if (!dl_run_ok(r)) return;
+    if (r->time_on && r->mode == DL_EAGER) {
+        if (r->be->sync && r->be->sync(r->ctx, &r->err) < 0) return;
+        l->ms = now_ms() - l->ms;
+    }
+    r->account.flops += l->flops;
+    r->account.bytes += l->bytes;
+    r->account.ops++;
+    l->variant = r->variant;
+    if (r->log_on) keep(r, l);
+}
+
+/* RUN(gemm, &a) with the log line `l`: the part that is the same for all ops. */
+#define RUN(entry, ...)                                       \
+    do {                                                      \
+        if (!begin(r, &l, r->be->ops->entry != NULL)) return; \
+        r->be->ops->entry(r, __VA_ARGS__);                    \
+        end(r, &l);                                           \
+    } while (0)
+
+#define SHAPE(...) snprintf(l.shape, sizeof l.shape, __VA_ARGS__)
+
+static const char *fn_text(int fn)
+{
+    static const char *const name[] = {"", " silu", " gelu", " gelu_tanh", " quick_gelu"};
+    return name[fn];
+}
+
+/* " bias silu add ..." as far as given. */
+struct text {
+    char s[64];
+};
+
+static struct text epi_text(const struct dl_epi *e)
+{
+    struct text t;
+    snprintf(t.s, sizeof t.s, "%s%s%s%s%s%s", e->bias ? " bias" : "", fn_text(e->fn), e->glu ? " glu" : "",
+             e->add.p ? " add" : "", e->gate.p ? " gate" : "", e->res.p ? " res" : "");
+    return t;
+}
+
+void dl_op_gemm(struct dl_run *r, struct dl_gemm a)
+{
+    if (!dl_run_ok(r) || !dl_check_gemm(r, &a)) return;
+    int64_t m = (int64_t)a.x.n * a.x.h * a.x.w;
+    struct dl_log l = {.op = "gemm", .flops = 2 * m * a.w->dim[0] * a.x.c};
+    l.bytes = bytes_of(&a.x) + w_bytes(a.w, a.x.t) + epi_bytes(&a.e, &a.y, a.x.t);
+    SHAPE("%d->%lld %d n%d %s%s", a.x.c, (long long)a.w->dim[0], a.x.h * a.x.w, a.x.n, dl_type_name(a.x.t),
+          epi_text(&a.e).s);
+    RUN(gemm, &a);
+}
+
+void dl_op_conv(struct dl_run *r, struct dl_conv a)
+{
+    if (!dl_run_ok(r) || !dl_check_conv(r, &a)) return;
+    struct dl_log l = {.op = "conv", .flops = 2 * elements(&a.y) * a.x.c * a.k * a.k};
+    l.bytes = bytes_of(&a.x) + w_bytes(a.w, a.x.t) + stat_bytes(&a.pre, &a.x) + epi_bytes(&a.e, &a.y, a.x.t);
+    SHAPE("k%d s%d %d->%d %dx%d n%d %s%s%s%s%s", a.k, a.stride, a.x.c, a.y.c, a.y.h, a.y.w, a.x.n, dl_type_name(a.x.t),
+          a.up ? " up" : "", a.pre.mean_rstd ? " pre" : "", fn_text(a.pre_fn), epi_text(&a.e).s);
+    RUN(conv, &a);
+}
+
+static void run_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mean_rstd)
+{
+    struct dl_log l = {.op = "gnorm", .bytes = bytes_of(&a->x) + (int64_t)a->x.n * a->groups * 2 * 4};
+    SHAPE("g%d %d %dx%d n%d %s", a->groups, a->x.c, a->x.h, a->x.w, a->x.n, dl_type_name(a->x.t));
+    RUN(gnorm, a, mean_rstd);
+}
+
+struct dl_stat dl_op_gnorm(struct dl_run *r, struct dl_gnorm a)
+{
+    struct dl_stat none = {0};
+    if (!dl_run_ok(r) || !dl_check_gnorm(r, &a)) return none;
+    float *mean_rstd = dl_arena_hi(&r->arena, (int64_t)a.x.n * a.groups * 2 * 4);
+    if (!mean_rstd) {
+        dl_fail(&r->err, DL_ENOMEM, "op gnorm: arena of %lld bytes is too small for the statistics",
+                (long long)r->arena.cap_bytes);
+        return none;
+    }
+    run_gnorm(r, &a, mean_rstd);
+    return (struct dl_stat){mean_rstd, a.groups, a.gamma, a.beta, a.scale, a.shift};
+}
+
+void dl_op_norm(struct dl_run *r, struct dl_norm a)
+{
+    if (!dl_run_ok(r) || !dl_check_norm(r, &a)) return;
+    struct dl_log l = {.op = "norm", .bytes = bytes_of(&a.x) + bytes_of(&a.y) + stat_bytes(&a.s, &a.x)};
+    SHAPE("g%d %d %dx%d n%d %s%s", a.s.groups, a.x.c, a.x.h, a.x.w, a.x.n, dl_type_name(a.x.t), fn_text(a.fn));
+    RUN(norm, &a);
+}
+
+void dl_op_lnorm(struct dl_run *r, struct dl_lnorm a)
+{
+    if (!dl_run_ok(r) || !dl_check_lnorm(r, &a)) return;
+    struct dl_log l = {.op = "lnorm", .bytes = bytes_of(&a.x) + bytes_of(&a.y)};
+    l.bytes += w_bytes(a.gamma, a.x.t) + w_bytes(a.beta, a.x.t);
+    l.bytes += vec_bytes(&a.scale, a.x.n, a.x.c) + vec_bytes(&a.shift, a.x.n, a.x.c);
+    SHAPE("%s%d %d n%d %s", a.rms ? "rms " : "", a.x.c, a.x.h * a.x.w, a.x.n, dl_type_name(a.x.t));
+    RUN(lnorm, &a);
+}
+
+void dl_op_attn(struct dl_run *r, struct dl_attn a)
+{
+    if (!dl_run_ok(r) || !dl_check_attn(r, &a)) return;
+    int64_t tq = (int64_t)a.q.h * a.q.w, tk = (int64_t)a.k.h * a.k.w, pairs = tq * tk;
+    if (a.causal) {
+        int64_t corner = tq < tk ? tq : tk; /* queries that do not see all keys */
+        pairs = corner * (corner + 1) / 2 + (tq - corner) * tk;
+    }
+    struct dl_log l = {.op = "attn", .flops = 4 * pairs * a.q.c * a.q.n};
+    l.bytes = bytes_of(&a.q) + bytes_of(&a.k) + bytes_of(&a.v) + bytes_of(&a.y) + bytes_of(&a.bias);
+    SHAPE("h%d d%d q%lld k%lld n%d/%d %s%s%s%s", a.heads, a.q.c / a.heads, (long long)tq, (long long)tk, a.q.n, a.k.n,
+          dl_type_name(a.q.t), a.causal ? " causal" : "", a.bias.p ? " bias" : "", a.key_mask ? " mask" : "");
+    RUN(attn, &a);
+}
+
+void dl_op_embed(struct dl_run *r, struct dl_embed a)
+{
+    if (!dl_run_ok(r) || !dl_check_embed(r, &a)) return;
+    struct dl_log l = {.op = "embed", .bytes = (a.pos ? 3 : 2) * bytes_of(&a.y)};
+    SHAPE("%lldx%d %d n%d %s", (long long)a.table->dim[0], a.y.c, a.y.w, a.y.n, dl_type_name(a.y.t));
+    RUN(embed, &a);
+}
+
+void dl_op_sinus(struct dl_run *r, struct dl_sinus a)
+{
+    if (!dl_run_ok(r) || !dl_check_sinus(r, &a)) return;
+    struct dl_log l = {.op = "sinus", .bytes = bytes_of(&a.y)};
+    SHAPE("%d n%d %s", a.y.c, a.y.n, dl_type_name(a.y.t));
+    RUN(sinus, &a);
+}
+
+void dl_op_copy(struct dl_run *r, struct dl_copy a)
+{
+    if (!dl_run_ok(r) || !dl_check_copy(r, &a)) return;
+    struct dl_log l = {.op = "copy", .bytes = elements(&a.y) * dl_type_bytes(a.x.t) + bytes_of(&a.y)};
+    SHAPE("%d %dx%d n%d/%d %s->%s%s", a.y.c, a.y.h, a.y.w, a.y.n, a.x.n, dl_type_name(a.x.t), dl_type_name(a.y.t),
+          fn_text(a.fn));
+    RUN(copy, &a);
+}
+
+void dl_op_add(struct dl_run *r, struct dl_add a)
+{
+    if (!dl_run_ok(r) || !dl_check_add(r, &a)) return;
+    struct dl_log l = {.op = "add", .bytes = bytes_of(&a.a) + bytes_of(&a.b) + bytes_of(&a.y)};
+    SHAPE("%d %dx%d n%d %s", a.y.c, a.y.h, a.y.w, a.y.n, dl_type_name(a.y.t));
+    RUN(add, &a);
+}
+
+void dl_op_sched_in(struct dl_run *r, struct dl_sched_in a)
+{
+    if (!dl_run_ok(r) || !dl_check_sched_in(r, &a)) return;
+    struct dl_log l = {.op = "sched_in", .bytes = bytes_of(&a.latent) + bytes_of(&a.y)};
+    SHAPE("%d %dx%d n%d/%d", a.y.c, a.y.h, a.y.w, a.y.n, a.latent.n);
+    RUN(sched_in, &a);
+}
+
+void dl_op_sched_step(struct dl_run *r, struct dl_sched_step a)
+{
+    if (!dl_run_ok(r) || !dl_check_sched_step(r, &a)) return;
+    struct dl_log l = {.op = "sched_step", .bytes = bytes_of(&a.eps)};
+    l.bytes += 2 * bytes_of(&a.latent) + 2 * bytes_of(&a.history);
+    SHAPE("%d %dx%d n%d", a.latent.c, a.latent.h, a.latent.w, a.latent.n);
+    RUN(sched_step, &a);
+}
+
+void dl_op_image(struct dl_run *r, struct dl_image a)
+{
+    if (!dl_run_ok(r) || !dl_check_image(r, &a)) return;
+    struct dl_log l = {.op = "image", .bytes = bytes_of(&a.x) + (int64_t)a.x.n * a.x.h * a.x.w * 3};
+    SHAPE("%dx%d n%d %s", a.x.h, a.x.w, a.x.n, dl_type_name(a.x.t));
+    RUN(image, &a);
+}
