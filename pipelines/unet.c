@@ -1,0 +1,325 @@
+#include "pipelines/unet.h"
+
+#include <math.h>
+
+enum { MAX_SKIPS = UNET_LEVELS * (UNET_LAYERS + 1) + 1 };
+
+/* A skip connection: its buffer is the whole input [h | skip] of the up resnet that will read it, reserved on the way
+ * down with the skip written in place, so that the concatenation costs nothing. */
+struct skip {
+    dl_act both, part;     /* [rows][h][w][c_h + c_skip], and its last c_skip channels */
+    struct dl_mark before; /* low end of the arena before it was taken */
+};
+
+struct pass {
+    struct dl_run *r;
+    struct unet *u;
+    const struct unet_rows *rows;
+    struct skip skip[MAX_SKIPS];
+    int n_skips, n_ups;
+    int up_in[MAX_SKIPS]; /* input width of every up resnet, in order of use */
+};
+
+int64_t unet_kv_bytes(const struct unet *u, int rows, int tokens, int type)
+{
+    return u->kv_width * rows * tokens * dl_type_bytes(type);
+}
+
+int64_t unet_table_bytes(const struct unet *u, int steps)
+{
+    return u->temb_width * steps * dl_type_bytes(DL_F32);
+}
+
+/* K and V [kv_rows][1][tokens][2c] of one cross attention inside the K/V buffer. */
+static dl_act kv_of(const struct unet_block *k, const void *kv, int c, int rows, int tokens, int type)
+{
+    uint8_t *p = (uint8_t *)(uintptr_t)kv + k->kv_at * rows * tokens * dl_type_bytes(type);
+    return dl_act_at(p, type, rows, 1, tokens, 2 * c);
+}
+
+static void text_of(struct dl_run *r, struct unet_attn *a, dl_act text, void *kv)
+{
+    for (int i = 0; i < a->depth; i++)
+        dl_op_gemm(r, (struct dl_gemm){.x = text, .y = kv_of(&a->block[i], kv, a->c, text.n, text.w, r->t), .w = &a->block[i].kv});
+}
+
+void unet_text(struct dl_run *r, struct unet *u, dl_act text, void *kv)
+{
+    for (int i = 0; i < u->cfg.levels; i++)
+        for (int j = 0; u->down[i].cross && j < u->down[i].n; j++) text_of(r, &u->down[i].attn[j], text, kv);
+    text_of(r, &u->mid_attn, text, kv);
+    for (int i = 0; i < u->cfg.levels; i++)
+        for (int j = 0; u->up[i].cross && j < u->up[i].n; j++) text_of(r, &u->up[i].attn[j], text, kv);
+}
+
+void unet_steps(struct dl_run *r, struct unet *u, const float *t, int steps, float *table)
+{
+    int c0 = u->cfg.channels[0];
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    dl_act wave = dl_act_hi(r, r->t, 1, 1, steps, c0), hidden = dl_act_hi(r, r->t, 1, 1, steps, 4 * c0);
+    dl_act emb = dl_act_hi(r, r->t, 1, 1, steps, 4 * c0), all = dl_act_at(table, DL_F32, 1, 1, steps, (int32_t)u->temb_width);
+    dl_act each = wave; /* the sinusoid op counts timesteps as rows */
+    each.n = steps, each.w = 1, each.rs = each.ld;
+    dl_op_sinus(r, (struct dl_sinus){.t = t, .y = each, .flip = u->cfg.flip_sin_cos, .shift = u->cfg.freq_shift});
+    dl_op_gemm(r, (struct dl_gemm){.x = wave, .y = hidden, .w = &u->time1, .e = {.bias = &u->time1_b, .fn = DL_SILU}});
+    /* Every resnet takes silu(emb), so it is applied once, here. */
+    dl_op_gemm(r, (struct dl_gemm){.x = hidden, .y = emb, .w = &u->time2, .e = {.bias = &u->time2_b, .fn = DL_SILU}});
+    struct unet_level *levels[] = {u->down, u->up};
+    for (int side = 0; side < 2; side++)
+        for (int i = 0; i < u->cfg.levels; i++)
+            for (int j = 0; j < levels[side][i].n; j++) {
+                struct unet_resnet *n = &levels[side][i].resnet[j];
+                dl_op_gemm(r, (struct dl_gemm){.x = emb, .y = dl_act_cols(all, (int32_t)n->temb_at, n->out), .w = &n->temb,
+                                               .e = {.bias = &n->temb_b}});
+            }
+    for (int j = 0; j < 2; j++) {
+        struct unet_resnet *n = &u->mid_res[j];
+        dl_op_gemm(r, (struct dl_gemm){.x = emb, .y = dl_act_cols(all, (int32_t)n->temb_at, n->out), .w = &n->temb,
+                                       .e = {.bias = &n->temb_b}});
+    }
+    dl_arena_release_hi(&r->arena, m);
+}
+
+static struct dl_stat norm_of(struct dl_run *r, const struct unet *u, dl_act x, struct dl_w *g, struct dl_w *b, float eps)
+{
+    return dl_op_gnorm(r, (struct dl_gnorm){.x = x, .groups = u->cfg.groups, .eps = eps, .gamma = g, .beta = b});
+}
+
+/* ResnetBlock2D: y = shortcut(x) + conv2(silu(norm2(conv1(silu(norm1 x)) + temb))). y does not overlap x. */
+static void run_resnet(struct pass *p, struct unet_resnet *n, dl_act x, dl_act y)
+{
+    struct dl_run *r = p->r;
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    dl_act h = dl_act_hi(r, r->t, x.n, x.h, x.w, n->out), res = x;
+    struct dl_stat s = norm_of(r, p->u, x, &n->n1_g, &n->n1_b, p->u->cfg.eps);
+    dl_vec temb = {.p = p->rows->table + n->temb_at, .ss = p->u->temb_width, .t = DL_F32};
+    dl_op_conv(r, (struct dl_conv){.x = x, .y = h, .w = &n->conv1, .k = 3, .pre = s, .pre_fn = DL_SILU,
+                                   .e = {.bias = &n->conv1_b, .add = temb}});
+    s = norm_of(r, p->u, h, &n->n2_g, &n->n2_b, p->u->cfg.eps);
+    if (n->in != n->out) {
+        dl_op_conv(r, (struct dl_conv){.x = x, .y = y, .w = &n->shortcut, .k = 1, .e = {.bias = &n->shortcut_b}});
+        res = y;
+    }
+    dl_op_conv(r, (struct dl_conv){.x = h, .y = y, .w = &n->conv2, .k = 3, .pre = s, .pre_fn = DL_SILU,
+                                   .e = {.bias = &n->conv2_b, .res = res}});
+    dl_arena_release_hi(&r->arena, m);
+}
+
+static void layer_norm(struct dl_run *r, dl_act x, dl_act y, struct dl_w *g, struct dl_w *b)
+{
+    dl_op_lnorm(r, (struct dl_lnorm){.x = x, .y = y, .gamma = g, .beta = b, .eps = 1e-5f});
+}
+
+static void self_attention(struct dl_run *r, const struct unet_attn *a, struct unet_block *k, dl_act t)
+{
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    int c = a->c;
+    dl_act norm = dl_act_hi(r, r->t, t.n, 1, t.w, c), qkv = dl_act_hi(r, r->t, t.n, 1, t.w, 3 * c);
+    layer_norm(r, t, norm, &k->ln1_g, &k->ln1_b);
+    dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = qkv, .w = &k->qkv});
+    dl_op_attn(r, (struct dl_attn){.q = dl_act_cols(qkv, 0, c), .k = dl_act_cols(qkv, c, c), .v = dl_act_cols(qkv, 2 * c, c),
+                                   .y = norm, .heads = a->heads, .scale = 1 / sqrtf((float)(c / a->heads))});
+    dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = t, .w = &k->out1, .e = {.bias = &k->out1_b, .res = t}});
+    dl_arena_release_hi(&r->arena, m);
+}
+
+/* all += attention of t's queries over the text; t has all's rows, or the latents' rows (then `expand` maps all's rows to
+ * t's, and all is filled with the expanded t first). */
+static void cross_attention(struct pass *p, const struct unet_attn *a, struct unet_block *k, dl_act t, dl_act all,
+                            const int32_t *expand)
+{
+    struct dl_run *r = p->r;
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    int c = a->c;
+    dl_act q = dl_act_hi(r, r->t, all.n, 1, all.w, c), norm = dl_act_hi(r, r->t, all.n, 1, all.w, c);
+    if (expand) {
+        dl_act few = dl_act_rows(norm, 0, t.n), few_q = dl_act_hi(r, r->t, t.n, 1, t.w, c);
+        layer_norm(r, t, few, &k->ln2_g, &k->ln2_b);
+        dl_op_gemm(r, (struct dl_gemm){.x = few, .y = few_q, .w = &k->q});
+        dl_op_copy(r, (struct dl_copy){.x = few_q, .y = q, .row = expand});
+        dl_op_copy(r, (struct dl_copy){.x = t, .y = all, .row = expand});
+    } else {
+        layer_norm(r, all, norm, &k->ln2_g, &k->ln2_b);
+        dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = q, .w = &k->q});
+    }
+    dl_act kv = kv_of(k, p->rows->kv, c, p->rows->kv_rows, p->rows->tokens, r->t);
+    dl_op_attn(r, (struct dl_attn){.q = q, .k = dl_act_cols(kv, 0, c), .v = dl_act_cols(kv, c, c), .y = norm,
+                                   .heads = a->heads, .scale = 1 / sqrtf((float)(c / a->heads)), .kv_row = p->rows->kv_row});
+    dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = all, .w = &k->out2, .e = {.bias = &k->out2_b, .res = all}});
+    dl_arena_release_hi(&r->arena, m);
+}
+
+static void feed_forward(struct dl_run *r, int c, struct unet_block *k, dl_act t)
+{
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    dl_act wide = dl_act_hi(r, r->t, t.n, 1, t.w, 4 * c), norm = dl_act_hi(r, r->t, t.n, 1, t.w, c);
+    layer_norm(r, t, norm, &k->ln3_g, &k->ln3_b);
+    dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = wide, .w = &k->ff1, .e = {.bias = &k->ff1_b, .fn = DL_GELU, .glu = true}});
+    dl_op_gemm(r, (struct dl_gemm){.x = wide, .y = t, .w = &k->ff2, .e = {.bias = &k->ff2_b, .res = t}});
+    dl_arena_release_hi(&r->arena, m);
+}
+
+/* Transformer2DModel: y = x + proj_out(blocks(proj_in(norm x))). With `expand`, x has the latents' rows and y all rows. */
+static void run_attn(struct pass *p, struct unet_attn *a, dl_act x, dl_act y, const int32_t *expand)
+{
+    struct dl_run *r = p->r;
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    dl_act all = dl_act_hi(r, r->t, y.n, y.h, y.w, a->c), t = all, res = x;
+    if (expand) t = dl_act_hi(r, r->t, x.n, x.h, x.w, a->c);
+    struct dl_stat s = norm_of(r, p->u, x, &a->n_g, &a->n_b, 1e-6f);
+    dl_op_conv(r, (struct dl_conv){.x = x, .y = t, .w = &a->in, .k = 1, .pre = s, .e = {.bias = &a->in_b}});
+    for (int i = 0; i < a->depth; i++) {
+        self_attention(r, a, &a->block[i], dl_act_tokens(t));
+        cross_attention(p, a, &a->block[i], dl_act_tokens(t), dl_act_tokens(all), i == 0 ? expand : NULL);
+        t = all;
+        feed_forward(r, a->c, &a->block[i], dl_act_tokens(t));
+    }
+    if (expand) {
+        dl_op_copy(r, (struct dl_copy){.x = x, .y = y, .row = expand});
+        res = y;
+    }
+    dl_op_conv(r, (struct dl_conv){.x = t, .y = y, .w = &a->out, .k = 1, .e = {.bias = &a->out_b, .res = res}});
+    dl_arena_release_hi(&r->arena, m);
+}
+
+static dl_act skip_push(struct pass *p, int n, int h, int w, int c)
+{
+    struct skip *s = &p->skip[p->n_skips];
+    int both = p->up_in[p->n_ups - 1 - p->n_skips]; /* the last skip is read first */
+    p->n_skips++;
+    s->before = dl_arena_mark(&p->r->arena);
+    s->both = dl_act_lo(p->r, p->r->t, n, h, w, both);
+    s->part = dl_act_cols(s->both, both - c, c);
+    return s->part;
+}
+
+/* Where the next up resnet expects its h: the leading channels of the topmost skip's buffer. */
+static dl_act skip_head(const struct pass *p)
+{
+    const struct skip *s = &p->skip[p->n_skips - 1];
+    return dl_act_cols(s->both, 0, s->both.c - s->part.c);
+}
+
+static void pass_open(struct pass *p)
+{
+    const struct unet *u = p->u;
+    for (int i = 0; i < u->cfg.levels; i++)
+        for (int j = 0; j < u->up[i].n; j++) p->up_in[p->n_ups++] = u->up[i].resnet[j].in;
+}
+
+/* The way down: returns the last activation, which is the last skip. `x` is the latent. */
+static dl_act run_down(struct pass *p, dl_act x, const int32_t *expand)
+{
+    struct dl_run *r = p->r;
+    struct unet *u = p->u;
+    const int R = p->rows->n, c0 = u->cfg.channels[0];
+    struct dl_mark m = dl_arena_mark(&r->arena);
+
+    dl_act all = skip_push(p, R, x.h, x.w, c0), h = expand ? dl_act_hi(r, r->t, x.n, x.h, x.w, c0) : all;
+    dl_op_conv(r, (struct dl_conv){.x = x, .y = h, .w = &u->conv_in, .k = 3, .e = {.bias = &u->conv_in_b}});
+    dl_tap(r, h, "conv_in");
+    if (expand) dl_op_copy(r, (struct dl_copy){.x = h, .y = all, .row = expand});
+    if (expand && !u->down[0].cross) h = all, expand = NULL;
+
+    for (int i = 0; i < u->cfg.levels; i++) {
+        struct unet_level *l = &u->down[i];
+        int c = u->cfg.channels[i];
+        for (int j = 0; j < l->n; j++) {
+            dl_act y = skip_push(p, R, h.h, h.w, c);
+            if (l->cross) {
+                struct dl_mark inner = dl_arena_mark(&r->arena);
+                dl_act t = dl_act_hi(r, r->t, h.n, h.h, h.w, c);
+                run_resnet(p, &l->resnet[j], h, t);
+                dl_tap(r, t, "down_blocks.%d.resnets.%d", i, j);
+                run_attn(p, &l->attn[j], t, y, expand);
+                dl_tap(r, y, "down_blocks.%d.attentions.%d", i, j);
+                dl_arena_release_hi(&r->arena, inner);
+                if (expand) dl_arena_release_hi(&r->arena, m);
+                expand = NULL;
+            } else {
+                run_resnet(p, &l->resnet[j], h, y);
+                dl_tap(r, y, "down_blocks.%d.resnets.%d", i, j);
+            }
+            h = y;
+        }
+        if (!l->sampler) continue;
+        dl_act y = skip_push(p, R, (h.h + 1) / 2, (h.w + 1) / 2, c);
+        dl_op_conv(r, (struct dl_conv){.x = h, .y = y, .w = &l->sample, .k = 3, .stride = 2, .e = {.bias = &l->sample_b}});
+        dl_tap(r, y, "down_blocks.%d.downsamplers.0", i);
+        h = y;
+    }
+    return h;
+}
+
+static void run_mid(struct pass *p, dl_act x)
+{
+    struct dl_run *r = p->r;
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    dl_act a = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c), b = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c), y = skip_head(p);
+    run_resnet(p, &p->u->mid_res[0], x, a);
+    dl_tap(r, a, "mid_block.resnets.0");
+    run_attn(p, &p->u->mid_attn, a, b, NULL);
+    dl_tap(r, b, "mid_block.attentions.0");
+    run_resnet(p, &p->u->mid_res[1], b, y);
+    dl_tap(r, y, "mid_block.resnets.1");
+    dl_arena_release_hi(&r->arena, m);
+}
+
+/* One up resnet with its transformer: reads the topmost skip's buffer and gives it back before the transformer runs. */
+static void run_up_layer(struct pass *p, int i, int j, dl_act y)
+{
+    struct dl_run *r = p->r;
+    struct unet_level *l = &p->u->up[i];
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    struct skip *s = &p->skip[p->n_skips]; /* popped by the caller */
+    dl_act t = l->cross ? dl_act_hi(r, r->t, y.n, y.h, y.w, y.c) : y;
+    run_resnet(p, &l->resnet[j], s->both, t);
+    dl_tap(r, t, "up_blocks.%d.resnets.%d", i, j);
+    dl_arena_release_lo(&r->arena, s->before);
+    if (l->cross) {
+        run_attn(p, &l->attn[j], t, y, NULL);
+        dl_tap(r, y, "up_blocks.%d.attentions.%d", i, j);
+    }
+    dl_arena_release_hi(&r->arena, m);
+}
+
+/* The way up; returns the last level's output, at the arena's high end. */
+static dl_act run_up(struct pass *p)
+{
+    struct dl_run *r = p->r;
+    struct unet *u = p->u;
+    dl_act y = {0};
+    for (int i = 0; i < u->cfg.levels; i++) {
+        struct unet_level *l = &u->up[i];
+        struct dl_mark m = dl_arena_mark(&r->arena);
+        for (int j = 0; j < l->n; j++) {
+            dl_act x = p->skip[--p->n_skips].both;
+            bool last = j + 1 == l->n;
+            y = last ? dl_act_hi(r, r->t, x.n, x.h, x.w, l->resnet[j].out) : skip_head(p);
+            run_up_layer(p, i, j, y);
+        }
+        if (!l->sampler) continue; /* the last level: y stays for conv_out */
+        dl_act to = skip_head(p);
+        dl_op_conv(r, (struct dl_conv){.x = y, .y = to, .w = &l->sample, .k = 3, .up = true, .e = {.bias = &l->sample_b}});
+        dl_tap(r, to, "up_blocks.%d.upsamplers.0", i);
+        dl_arena_release_hi(&r->arena, m);
+    }
+    return y;
+}
+
+void unet_step(struct dl_run *r, struct unet *u, dl_act x, const struct unet_rows *rows, dl_act y)
+{
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    struct pass p = {.r = r, .u = u, .rows = rows};
+    bool same = rows->n == x.n;
+    for (int i = 0; same && i < rows->n; i++) same = rows->lat_row[i] == i;
+    pass_open(&p);
+    dl_act h = run_down(&p, x, same ? NULL : rows->lat_row);
+    run_mid(&p, h);
+    h = run_up(&p);
+    struct dl_stat s = norm_of(r, u, h, &u->out_g, &u->out_b, u->cfg.eps);
+    dl_op_conv(r, (struct dl_conv){.x = h, .y = y, .w = &u->conv_out, .k = 3, .pre = s, .pre_fn = DL_SILU,
+                                   .e = {.bias = &u->conv_out_b}});
+    dl_tap(r, y, "conv_out");
+    dl_arena_release(&r->arena, m);
+}
