@@ -7,9 +7,9 @@
  *   int rc = cfg_check(c, e);
  *   cfg_close(c);
  *
- * The first error sticks and names the file, the key, what was found and what was expected; until it is looked at, the readers
- * return values within the ranges asked for, so nothing needs to be checked in between. A key whose value is null counts
- * as absent, as diffusers writes it. Strings returned are owned by the cfg.
+ * The first error sticks and names the file, the key, what was found and what was expected; until it is looked at, the
+ * readers return values within the ranges asked for, so nothing needs to be checked in between. A key whose value is
+ * null counts as absent, as diffusers writes it. Strings returned are owned by the cfg.
  */
 #ifndef CFG_CONFIG_H
 #define CFG_CONFIG_H
@@ -54,6 +54,8 @@ int cfg_choice(struct cfg *c, const char *key, int64_t fallback, int n, const ch
 int cfg_ints(struct cfg *c, const char *key, int n_min, int n_max, int64_t *out, int64_t min, int64_t max);
 int cfg_floats(struct cfg *c, const char *key, int n_min, int n_max, double *out, double min, double max);
 int cfg_strs(struct cfg *c, const char *key, int n_min, int n_max, const char **out);
+/* Whether the key holds a list of exactly n strings; never an error. */
+bool cfg_is_strs(const struct cfg *c, const char *key, int n);
 
 /* Exactly n values into out [n]: a list of n, or a scalar that stands for all of them, or the fallback for all. */
 void cfg_spread(struct cfg *c, const char *key, int n, int64_t *out, int64_t fallback, int64_t min, int64_t max);

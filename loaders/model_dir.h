@@ -1,9 +1,10 @@
 /* model_dir.h: what the user gave with --model, resolved to a folder in diffusers layout.
  *
- * Accepted: a folder with model_index.json; a hub id "org/name" that lies in the local Hugging Face cache (HF_HUB_CACHE, else
- * HF_HOME/hub, else XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub; there models--org--name/refs/main names the folder in snapshots/);
- * such a models--org--name folder itself. Links are followed; the network is never touched. Anything else (one
- * checkpoint file, a component's folder, an empty folder) is an error that says what it is and the way out.
+ * Accepted: a folder with model_index.json; a hub id "org/name" that lies in the local Hugging Face cache
+ * (HF_HUB_CACHE, else HF_HOME/hub, else XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub; there
+ * models--org--name/refs/main names the folder in snapshots/); such a models--org--name folder itself. Links are
+ * followed; the network is never touched. Anything else (one checkpoint file, a component's folder, an empty folder) is
+ * an error that says what it is and the way out.
  */
 #ifndef MODEL_DIR_H
 #define MODEL_DIR_H
@@ -21,10 +22,10 @@ struct model_part {
 };
 
 struct model_dir {
-    char *spec;       /* as the user gave it */
-    char *path;       /* the folder, without a slash at its end */
-    char *class_name; /* "StableDiffusionPipeline" */
-    struct cfg *index; /* model_index.json, for its other keys (force_zeros_for_empty_prompt) */
+    char *spec;              /* as the user gave it */
+    char *path;              /* the folder, without a slash at its end */
+    char *class_name;        /* "StableDiffusionPipeline" */
+    struct cfg *index;       /* model_index.json, for its other keys (force_zeros_for_empty_prompt) */
     struct model_part *part; /* [n_parts] components that are not null, in the file's order */
     int n_parts;
 };
