@@ -1,4 +1,5 @@
 #include "engine/op_check.h"
+#include "engine/sched.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -261,6 +262,8 @@ bool dl_check_sched_in(struct dl_run *r, struct dl_sched_in *a)
     struct view v = {r, "sched_in", &a->latent, &a->y, NULL};
     if (!act_ok(&v, &a->latent, "latent", false) || !act_ok(&v, &a->y, "y", true)) return false;
     if (!a->table) return bad(&v, "scheduler table is absent");
+    if (!dl_run_is_dry(r) && (r->step < 0 || r->step >= a->table->n))
+        return bad(&v, "step %d of a table of %d", r->step, a->table->n);
     if (a->latent.t != DL_F32) return bad(&v, "latent is not f32");
     if (!same_pixels(&a->latent, &a->y) || a->latent.c != a->y.c) return bad(&v, "latent and y differ in shape");
     if (!a->row && !dl_run_is_dry(r)) return bad(&v, "row map is absent");
@@ -272,14 +275,18 @@ bool dl_check_sched_step(struct dl_run *r, struct dl_sched_step *a)
     struct view v = {r, "sched_step", &a->eps, &a->latent, NULL};
     if (!act_ok(&v, &a->eps, "eps", false) || !act_ok(&v, &a->latent, "latent", true)) return false;
     if (!a->table) return bad(&v, "scheduler table is absent");
+    if (!dl_run_is_dry(r) && (r->step < 0 || r->step >= a->table->n))
+        return bad(&v, "step %d of a table of %d", r->step, a->table->n);
     if (a->latent.t != DL_F32) return bad(&v, "latent is not f32");
-    if (!same_pixels(&a->eps, &a->latent) || a->eps.c < a->latent.c) return bad(&v, "eps and latent differ in shape");
-    if (a->history.p) {
+    int32_t c = a->latent.c * (a->table->learned_var && a->table->use_var ? 2 : 1);
+    if (!same_pixels(&a->eps, &a->latent) || a->eps.c < c) return bad(&v, "eps and latent differ in shape");
+    if (a->table->slots && !a->history.p) return bad(&v, "history of %d slots is absent", a->table->slots);
+    if (a->table->slots) {
         if (!act_ok(&v, &a->history, "history", true)) return false;
-        if (a->history.t != DL_F32 || a->history.n % a->latent.n || !same_pixels(&a->history, &a->latent) ||
-            a->history.c != a->latent.c)
-            return bad(&v, "history is [%d,%d,%d,%d] %s, not slots of the latent's shape", a->history.n, a->history.h,
-                       a->history.w, a->history.c, dl_type_name(a->history.t));
+        if (a->history.t != DL_F32 || a->history.n < a->latent.n * a->table->slots ||
+            !same_pixels(&a->history, &a->latent) || a->history.c != a->latent.c)
+            return bad(&v, "history is [%d,%d,%d,%d] %s, not %d slots of the latent's shape", a->history.n,
+                       a->history.h, a->history.w, a->history.c, dl_type_name(a->history.t), a->table->slots);
     }
     if (!a->c_row && !dl_run_is_dry(r)) return bad(&v, "row map c_row is absent");
     if (!isfinite(a->guidance)) return bad(&v, "guidance of %g", (double)a->guidance);

@@ -1,8 +1,8 @@
 /* op_check.h: the shape checks of op.c, one for each op; private to engine/.
  *
  * Each returns whether the arguments can be run. If not, the run's sticky error says which op, shapes and weight, and
- * what is wrong. A check reads host arrays (row maps, ids) outside dry runs only, so that a plan can be made before they
- * are known. Checks also complete arguments that have a short form (scale 0 = 1, stride 0 = 1).
+ * what is wrong. A check reads host arrays (row maps, ids) outside dry runs only, so that a plan can be made before
+ * they are known. Checks also complete arguments that have a short form (scale 0 = 1, stride 0 = 1).
  */
 #ifndef DL_OP_CHECK_H
 #define DL_OP_CHECK_H

@@ -32,7 +32,8 @@ enum cpu_form {
 };
 #define CPU_FORM(form, t) ((uint64_t)(form) << 8 | (uint64_t)(t))
 
-/* The weight's pack, ready for use; asks for it in a dry run (and returns NULL then). A NULL outside dry runs has set the run's error. */
+/* The weight's pack, ready for use; asks for it in a dry run (and returns NULL then). A NULL outside dry runs has set
+ * the run's error. */
 const void *cpu_w_plain(struct dl_run *r, struct dl_w *w, int t);
 const float *cpu_w_wide(struct dl_run *r, struct dl_w *w, int t);
 const float *cpu_w_ohwi(struct dl_run *r, struct dl_w *w, int t);
@@ -77,8 +78,8 @@ bool ref_epi_open(struct ref_epi *o, struct dl_run *r, const struct dl_epi *e, i
 
 /* Finishes sums [out] ([2 out] with glu, first half first) of pixel `pix` of row i and stores channels [from, from + n)
  * of y there; sum[0] belongs to channel `from` (and, with glu, sum2[0]). */
-void ref_epi_store(const struct ref_epi *o, const struct dl_run *r, const dl_act *y, int64_t i, int64_t pix, int32_t from,
-                   int32_t n, const double *sum, const double *sum2);
+void ref_epi_store(const struct ref_epi *o, const struct dl_run *r, const dl_act *y, int64_t i, int64_t pix,
+                   int32_t from, int32_t n, const double *sum, const double *sum2);
 
 void ref_gemm(struct dl_run *, const struct dl_gemm *);
 void ref_conv(struct dl_run *, const struct dl_conv *);
