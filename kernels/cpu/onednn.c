@@ -1,5 +1,24 @@
 #include "kernels/cpu/onednn.h"
+#include "kernels/cpu/fast.h"
 
-void onednn_init(struct dl_ops *ops) { (void)ops; }
+static void pick_gemm(struct dl_run *r, const struct dl_gemm *a) { fast_gemm(r, simd_pick(), a); }
+static void pick_conv(struct dl_run *r, const struct dl_conv *a) { fast_conv(r, simd_pick(), a); }
+static void pick_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mr) { fast_gnorm(r, simd_pick(), a, mr); }
+static void pick_norm(struct dl_run *r, const struct dl_norm *a) { fast_norm(r, simd_pick(), a); }
+static void pick_lnorm(struct dl_run *r, const struct dl_lnorm *a) { fast_lnorm(r, simd_pick(), a); }
+static void pick_copy(struct dl_run *r, const struct dl_copy *a) { fast_copy(r, simd_pick(), a); }
+static void pick_add(struct dl_run *r, const struct dl_add *a) { fast_add(r, simd_pick(), a); }
+
+void onednn_init(struct dl_ops *ops)
+{
+    if (!simd_pick()) return;
+    ops->gemm = pick_gemm;
+    ops->conv = pick_conv;
+    ops->gnorm = pick_gnorm;
+    ops->norm = pick_norm;
+    ops->lnorm = pick_lnorm;
+    ops->copy = pick_copy;
+    ops->add = pick_add;
+}
 
 bool onednn_has_bf16(void) { return false; }

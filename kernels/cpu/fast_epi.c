@@ -1,0 +1,81 @@
+/* Weight panels and epilogues of the fast kernels. */
+#include "kernels/cpu/fast.h"
+
+#include <stdlib.h>
+
+/* What a pack's key says beside the type: panel width and halves. */
+static uint64_t key_of(int nr, int halves, int t)
+{
+    return CPU_FORM(CPU_FORM_PANELS + (nr == SIMD_NR_MAX) * 2 + (halves - 1), t);
+}
+
+static int fill_panels(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
+{
+    (void)arg;
+    int t = (int)(p->key & 0xff), form = (int)(p->key >> 8) - CPU_FORM_PANELS;
+    int64_t nr = form & 2 ? SIMD_NR_MAX : SIMD_NR_MAX / 2, halves = (form & 1) + 1;
+    int64_t in = w->dim[1], taps = w->nd == 4 ? w->dim[2] * w->dim[3] : 1, out = w->dim[0] / halves;
+    int64_t panels = (out + nr - 1) / nr, count = dl_w_count(w);
+    for (int i = 0; i < w->n_parts; i++)
+        if (!w->part[i].file)
+            return dl_fail(e, DL_EFAIL, "weight %s: only its shape is known, not its values", w->name);
+    float *all = malloc((size_t)count * sizeof *all), *d = p->data;
+    if (!all) return dl_fail(e, DL_ENOMEM, "no memory to reorder weight %s", w->name);
+    dl_w_read(w, all, DL_F32);
+    for (int64_t i = 0; i < count && t == DL_BF16; i++) all[i] = dl_bf16_to(dl_bf16_of(all[i]));
+    for (int64_t i = 0; i < count && t == DL_F16; i++) all[i] = dl_f16_to(dl_f16_of(all[i]));
+    for (int64_t h = 0; h < halves; h++)
+        for (int64_t q = 0; q < panels; q++, d += taps * in * nr)
+            for (int64_t c = 0; c < in; c++)
+                for (int64_t k = 0; k < taps; k++)
+                    for (int64_t j = 0; j < nr; j++) {
+                        int64_t o = q * nr + j;
+                        d[(k * in + c) * nr + j] = o < out ? all[((h * out + o) * in + c) * taps + k] : 0;
+                    }
+    free(all);
+    return 0;
+}
+
+const float *fast_w_panels(struct dl_run *r, struct dl_w *w, int t, const struct simd *s, int halves)
+{
+    uint64_t key = key_of(s->nr, halves, t);
+    struct dl_pack *p = dl_w_pack(w, key);
+    if (!p && dl_run_is_dry(r)) {
+        int64_t taps = w->nd == 4 ? w->dim[2] * w->dim[3] : 1;
+        int64_t panels = (w->dim[0] / halves + s->nr - 1) / s->nr;
+        p = dl_w_want(w, key, halves * panels * s->nr * taps * w->dim[1] * 4, fill_panels, NULL, NULL);
+        if (!p) dl_fail(&r->err, DL_ENOMEM, "no memory for a form of weight %s", w->name);
+        return NULL;
+    }
+    if (dl_run_is_dry(r)) return NULL;
+    if (!p || !p->data) {
+        dl_fail(&r->err, DL_EFAIL, "weight %s: its form was not asked for in a dry run, or not loaded", w->name);
+        return NULL;
+    }
+    return p->data;
+}
+
+bool fast_epi_open(struct fast_epi *o, struct dl_run *r, const struct dl_epi *e, const dl_act *y, int t)
+{
+    *o = (struct fast_epi){.r = r, .e = e, .y = y};
+    if (e->bias) o->bias = cpu_w_wide(r, e->bias, t);
+    return dl_run_ok(r);
+}
+
+void fast_epi_line(const struct fast_epi *o, const struct simd *s, int64_t i, int64_t pix, int64_t from, int64_t n,
+                   const float *c, const float *c2, int64_t cs)
+{
+    const struct dl_epi *e = o->e;
+    const dl_act *y = o->y;
+    struct simd_line l = {.c = c, .c2 = c2, .cs = cs, .n = n, .fn = e->fn, .scale = e->scale};
+    if (o->bias) l.bias = o->bias + from;
+    if (o->bias && c2) l.bias2 = o->bias + y->c + from;
+    l.y = (uint8_t *)cpu_at(y, i, pix) + from * dl_type_bytes(y->t), l.y_t = y->t;
+    if (e->add.p)
+        l.add = (const uint8_t *)cpu_vec_at(o->r, e->add, i) + from * dl_type_bytes(e->add.t), l.add_t = e->add.t;
+    if (e->gate.p)
+        l.gate = (const uint8_t *)cpu_vec_at(o->r, e->gate, i) + from * dl_type_bytes(e->gate.t), l.gate_t = e->gate.t;
+    if (e->res.p)
+        l.res = (const uint8_t *)cpu_at(&e->res, i, pix) + from * dl_type_bytes(e->res.t), l.res_t = e->res.t;
+    s->line(&l);
+}
