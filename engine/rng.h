@@ -9,7 +9,7 @@
  * machines): from 16 elements on, blocks of 16 are transformed in float32 with the Cephes logarithm, sine and cosine in
  * fused multiply-adds; fewer than 16 go through double precision, two at a time, and an odd one out is kept for the
  * next call. Only the low 32 bits of the seed count. f16 and bf16 are the float32 draw rounded once, except in the tail
- * of a size that is no multiple of 16 (rng_mt.c). The float path's bits do not depend on the machine that computes here.
+ * of a size that is no multiple of 16 (rng_mt.c). The float path's bits do not depend on the machine that runs it.
  *
  * RNG_TORCH_CUDA, Philox4x32-10. Integers, layout over threads and the advance of the offset are exact. A draw of more
  * than sms * threads_per_sm elements depends on those two numbers, as it does in torch. The float functions are the C
@@ -41,13 +41,13 @@ struct dl_rng {
     enum rng_kind kind;
     uint64_t seed;
     /* RNG_TORCH_CUDA */
-    uint64_t offset;                /* torch's philox offset: in 32-bit draws a thread, a multiple of 4 */
+    uint64_t offset; /* torch's philox offset: in 32-bit draws a thread, a multiple of 4 */
     int32_t sms, threads_per_sm;
     /* RNG_TORCH_CPU */
     uint32_t mt[624];
-    int32_t mt_next;                /* index of the next state word; 624: a new block is due */
+    int32_t mt_next; /* index of the next state word; 624: a new block is due */
     bool has_cached;
-    double cached;                  /* second normal of a pair, used by draws of fewer than 16 */
+    double cached; /* second normal of a pair, used by draws of fewer than 16 */
 };
 
 /* Starts the generator as manual_seed(seed) does. sms and threads_per_sm describe the GPU that torch would draw on (its
