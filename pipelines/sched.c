@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -125,6 +126,21 @@ static struct sched_table *table_new(int n) {
     return t;
 }
 
+/* Betas at the ends of their range can drive a schedule to 0 or 1 before its end, where divisions have no result. */
+static int check_finite(const struct sched_table *t, const struct sched_config *c, struct dl_err *e) {
+    float v[offsetof(struct sched_step, h_slot) / sizeof(float)];
+    for (int i = 0; i < t->n; i++) {
+        const struct sched_step *s = &t->step[i];
+        bool good = s->q_div != 0 && s->d_div != 0;
+        memcpy(v, s, sizeof v);
+        for (size_t k = 0; k < sizeof v / sizeof v[0]; k++) good = good && isfinite(v[k]);
+        if (!good)
+            return dl_fail(e, DL_EINPUT, "%s: beta_start %g, beta_end %g leave no finite step at timestep %g", c->path,
+                           c->beta_start, c->beta_end, s->t);
+    }
+    return 0;
+}
+
 int sched_plan(struct sched_table **out, const struct sched_config *c, int steps, int64_t image_tokens,
                struct dl_err *e) {
     static int (*const make[])(struct sched_make *) = {
@@ -147,6 +163,7 @@ int sched_plan(struct sched_table **out, const struct sched_config *c, int steps
     if (c->kind != SCHED_FLOW) cumulative_products(c, acp);
     if (c->kind != SCHED_FLOW && c->kind != SCHED_DPM && space_timesteps(c, t, steps, e) < 0) goto done;
     rc = make[c->kind](&m);
+    if (rc == 0) rc = check_finite(table, c, e);
 done:
     free(acp);
     free(t);

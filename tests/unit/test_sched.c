@@ -341,6 +341,32 @@ static void impossible_steps_are_refused(void **state) {
     }
 }
 
+/* Betas that end a schedule too early give an error, not NaN images. */
+static void degenerate_betas_are_refused(void **state) {
+    (void)state;
+    static const char *const betas[] = {"\"beta_start\": 0, \"beta_end\": 0",
+                                        "\"beta_start\": 0.999, \"beta_end\": 0.999"};
+    for (int k = 0; k < 2; k++) {
+        for (enum sched_kind as = SCHED_PNDM; as <= SCHED_DPM; as++) {
+            char text[512];
+            int n = snprintf(text, sizeof text,
+                             "{\"_class_name\": \"PNDMScheduler\", \"skip_prk_steps\": true, "
+                             "\"clip_sample\": false, %s}",
+                             betas[k]);
+            struct sched_config c;
+            struct sched_table *t;
+            struct dl_err e;
+            assert_int_equal(read_text(&c, text, (size_t)n, as, &e), 0);
+            int rc = sched_plan(&t, &c, 10, 0, &e);
+            /* DDIM without any noise divides by nothing that vanishes */
+            bool harmless = k == 0 && as == SCHED_DDIM;
+            if (rc != (harmless ? 0 : -1)) fail_msg("%s with %s: %d", sched_kind_name(as), betas[k], rc);
+            if (rc < 0) assert_int_equal(e.code, DL_EINPUT);
+            sched_close(t);
+        }
+    }
+}
+
 /* The configs of the published models, each as its own class and as the others. */
 static void published_configs(void **state) {
     (void)state;
@@ -397,6 +423,7 @@ int main(void) {
         cmocka_unit_test(absent_keys_take_the_class_defaults),
         cmocka_unit_test(malformed_files_are_refused),
         cmocka_unit_test(impossible_steps_are_refused),
+        cmocka_unit_test(degenerate_betas_are_refused),
         cmocka_unit_test(published_configs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
