@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FAULTS = BIND_EXTRA + 1 };
+enum { FAULTS = BIND_EXTRA + 1, MAX_DEPTH = 32 };
 
 struct bind_state {
+    uint16_t from[MAX_DEPTH]; /* where each open scope begins in bind.scope */
+    int depth;
     bool *used; /* [tensors of files] by place in the set */
     int64_t n[FAULTS];
     char *first[FAULTS]; /* text of the first fault of each kind; NULL: none */
@@ -37,25 +39,25 @@ int bind_open_list(struct bind *b, void (*list)(void *, const char *, const int6
 }
 
 void bind_in(struct bind *b, const char *fmt, ...) {
-    size_t at = strlen(b->scope), room = sizeof b->scope - at;
+    size_t from = strlen(b->scope), room = sizeof b->scope - from;
     va_list ap;
     va_start(ap, fmt);
-    int n = vsnprintf(b->scope + at, room, fmt, ap);
+    int n = vsnprintf(b->scope + from, room, fmt, ap);
     va_end(ap);
-    /* Two bytes for the dot and the end; the error makes every later name moot, so the cut scope does no harm. */
-    if (n < 0 || (size_t)n + 2 > room) {
+    if (b->state->depth < MAX_DEPTH) b->state->from[b->state->depth] = (uint16_t)from;
+    b->state->depth++;
+    /* After the error names do not matter any more; leaving the scopes must go on to work. */
+    if (n < 0 || (size_t)n + 2 > room || b->state->depth > MAX_DEPTH) {
         dl_fail(&b->err, DL_EFAIL, "the tensor name scope \"%s\" is too long", b->scope);
-        n = (int)strlen(b->scope + at);
-        if ((size_t)n + 2 > room) n = (int)room - 2;
+        b->scope[from] = 0;
+        return;
     }
-    memcpy(b->scope + at + n, ".", 2);
+    memcpy(b->scope + from + n, ".", 2);
 }
 
 void bind_out(struct bind *b) {
-    char *end = b->scope + strlen(b->scope);
-    if (end > b->scope) end--; /* the dot that ends the scope */
-    while (end > b->scope && end[-1] != '.') end--;
-    *end = 0;
+    assert(b->state->depth > 0);
+    if (--b->state->depth < MAX_DEPTH) b->scope[b->state->from[b->state->depth]] = 0;
 }
 
 /* scope + name; NULL with the sticky error when it is too long. */
