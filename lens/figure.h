@@ -1,11 +1,13 @@
-/* figure.h: the figure of a sweep, a grid of titled pictures under one title (the NNsight tutorial's), as PNG, PDF or SVG.
+/* figure.h: the figure of a sweep: a grid of titled pictures under one title (the NNsight tutorial's), PNG, PDF or SVG.
  *
- * One layout, three outputs: text is set by pango (any script, long titles wrapped, nothing read as markup), placed once,
- * and painted with cairo or written as SVG. Text stays text in PDF and SVG; pictures are embedded without loss. The
- * file's suffix chooses. Lengths are pixels, 96 to the inch in PDF. The same figure gives the same bytes on one machine.
+ * One layout, three outputs, chosen by the file's suffix: text is set by pango (any script, long titles wrapped,
+ * nothing read as markup) and painted with cairo or written as SVG. Text stays text in PDF and SVG; pictures are
+ * embedded without loss. Lengths are pixels, 96 to the inch in PDF. The same figure gives the same bytes on one
+ * machine. A title of more than ten lines is cut and ends in an ellipsis.
  *
- * A picture smaller than its cell is enlarged by a whole factor without smoothing; a larger one is reduced (PDF and
- * SVG carry all its pixels). A cell without a picture, or whose file does not exist, is a thin frame that says "missing".
+ * A picture smaller than its cell is enlarged by a whole factor without smoothing; a larger one is reduced (PDF and SVG
+ * carry all its pixels). A cell without a picture, or whose file does not exist, is a thin frame that says "missing".
+ * Columns are as wide as their pictures, so upright formats stand close together.
  */
 #ifndef LENS_FIGURE_H
 #define LENS_FIGURE_H
@@ -20,7 +22,7 @@ struct figure_cell {
     const char *title;  /* UTF-8; NULL for none */
     const uint8_t *rgb; /* [h][w][3], or NULL */
     int w, h;
-    const char *path;   /* PNG to read when rgb is NULL; NULL: missing */
+    const char *path; /* PNG to read when rgb is NULL; NULL: missing */
 };
 
 struct figure_spec {
@@ -42,13 +44,14 @@ int figure_draw(const struct figure_spec *s, const char *path, struct dl_err *e)
 enum figure_titles { FIGURE_TITLES_SWEEP, FIGURE_TITLES_LAYER, FIGURE_TITLES_BLOCK };
 
 struct figure_sweep {
-    int columns, cell_px;     /* 0: the rules above; cells are 512 for SDXL and FLUX */
+    int columns, cell_px;      /* 0: the rules above; cells are 512 for SDXL and FLUX */
     enum figure_titles titles; /* SWEEP: what the settings' "titles" says, "layer" or "block" */
-    const char *out;          /* file; NULL: names_grid in the folder, as PNG. Of several figures every one gets
-                               * "_p000_s17" before the suffix */
+    const char *out;           /* file; NULL: names_grid in the folder, as PNG. Of several figures every one gets
+                                * "_p000_s17" before the suffix */
 };
 
-/* Draws all of them from a folder and its manifest. Each file's path is handed to `made` (may be NULL). */
+/* Draws all of them from a folder and its manifest, one cell for each of its layers in their order. Each file's path is
+ * handed to `made` (may be NULL). */
 int figure_sweep(const char *dir, const struct manifest_doc *d, const struct figure_sweep *o,
                  void (*made)(void *ctx, const char *path), void *ctx, struct dl_err *e);
 

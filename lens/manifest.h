@@ -1,8 +1,9 @@
 /* manifest.h: manifest.json, what a folder of lens images is and how far it has come.
  *
  *     {"schema": 1, "dlens": "0.1.0", "command": "sweep",
- *      "model": {"title": "Stable Diffusion 1.5", "name": "...", "class": "StableDiffusionPipeline", "fingerprint": "..."},
- *      "settings": {...},     every setting, defaults included; they make the images, so a resumed run must have the same
+ *      "model": {"title": "Stable Diffusion 1.5", "name": "...", "class": "StableDiffusionPipeline",
+ *                "fingerprint": "..."},
+ *      "settings": {...},     every setting, defaults included; they make the images: a resumed run must have the same
  *      "run": {...},          how it was computed last (device, batch, threads): recorded, never compared
  *      "prompts": [{"text": "...", "negative": null, "seeds": [17]}],
  *      "layers": [{"layer": 1, "block": 0}, ...],
@@ -12,10 +13,10 @@
  * Layers are k; block is k - 1, null for k = 0. A seed above 2^53, which not every JSON reader holds exactly, is
  * a string of decimal digits. An entry's file is always the one that names.h gives.
  *
- * Resume. manifest_open on a folder of the same settings goes on where the last run stopped: an image is done when its file has
- * the SHA-256 that the manifest says, or when the manifest missed its end (a killed run) and the file is a complete PNG that
- * carries exactly the settings that would be embedded now. A done image is never made again. The manifest is written
- * atomically, at most about once a second and at the close.
+ * Resume. manifest_open on a folder of the same settings goes on where the last run stopped: an image is done when its
+ * file has the SHA-256 that the manifest says, or when the manifest missed its end (a killed run) and the file is a
+ * complete PNG that carries exactly the settings that would be embedded now. A done image is never made again. The
+ * manifest is written atomically, at most about once a second and at the close.
  *
  * Errors: another sweep's folder (the first difference is named with both values), a folder with files but no manifest,
  * one that another process is writing: DL_EUSAGE. A manifest that is no manifest: DL_EINPUT. Disk: DL_EFAIL.
@@ -60,7 +61,7 @@ struct manifest_spec {
     const char *dlens;   /* version */
     const char *command; /* "sweep", "replay" */
     struct manifest_model model;
-    const json_t *settings; /* object, every setting with the defaults used. Keys named as the options are read best in messages */
+    const json_t *settings; /* object, every setting, defaults included; keys are named as the options, for messages */
     const json_t *run;      /* object or NULL */
     const struct manifest_prompt *prompt;
     int n_prompts;
@@ -84,8 +85,8 @@ bool manifest_is_resumed(const struct manifest *m);
 int64_t manifest_n_lost(const struct manifest *m);
 /* dir/images/..., owned by the manifest. */
 const char *manifest_path(const struct manifest *m, int64_t image);
-/* The JSON for an image's iTXt chunk "dlens" (png.h): model, prompt, negative, seed, layer, block, settings. Owned by the
- * caller; NULL when memory is out. A picture must carry it for manifest_open to recognise it. */
+/* The JSON for an image's iTXt chunk "dlens" (png.h): model, prompt, negative, seed, layer, block, settings. Owned by
+ * the caller; NULL when memory is out. A picture must carry it for manifest_open to recognise it. */
 char *manifest_image_text(const struct manifest *m, int64_t image);
 
 /* An image's file is complete. May be called on another thread than the rest; the signature is writer_done's with the
@@ -94,7 +95,7 @@ int manifest_done(void *m, int64_t image, const char *sha256, int64_t bytes, str
 
 /* A manifest that is only read: for figures and reports, also while a sweep is writing. Strings point into `root`. */
 struct manifest_doc {
-    json_t *root;         /* owned */
+    json_t *root; /* owned */
     const char *dlens, *command;
     struct manifest_model model;
     const json_t *settings, *run;

@@ -17,7 +17,7 @@ void names_image(char out[NAMES_MAX], const char *folder, int prompt, uint64_t s
 /* "p000.s17.k05", a latent's key in latents.safetensors. */
 void names_latent(char out[NAMES_MAX], int prompt, uint64_t seed, int k);
 
-/* "p000.text_encoder.hidden_states", a snapshot's key; `folder` is the encoder's (at most 32 bytes), `what` at most 32. */
+/* "p000.text_encoder.hidden_states", a snapshot's key; `folder` is the encoder's, both have at most 32 bytes. */
 void names_snapshot(char out[NAMES_MAX], int prompt, const char *folder, const char *what);
 
 /* "grid.png" when the folder has one figure, else "grid_p000_s17.png"; `suffix` is "png", "pdf" or "svg". */

@@ -4,9 +4,9 @@
  * (manifest.h makes it), and "prompt". The same picture and text give the same bytes: fixed compression level and
  * filters, no time.
  *
- * Reading takes any PNG (palette, grey, 16 bits, alpha over white) and distrusts it: at most PNG_MAX_SIDE pixels a side,
- * PNG_MAX_PIXELS in all, PNG_MAX_FILE bytes, PNG_MAX_TEXT bytes of one text; what libpng calls an error is DL_EINPUT and
- * names the file. A picture is read to its end chunk, so success means that the file is complete.
+ * Reading takes any PNG (palette, grey, 16 bits, alpha over white) and distrusts it: at most DL_PNG_MAX_SIDE pixels
+ * a side, DL_PNG_MAX_PIXELS in all, DL_PNG_MAX_FILE bytes, DL_PNG_MAX_TEXT bytes of one text; what libpng calls an
+ * error is DL_EINPUT and names the file. A picture is read to its end chunk: success means that the file is complete.
  */
 #ifndef LENS_PNG_H
 #define LENS_PNG_H
@@ -15,7 +15,7 @@
 
 #include <stdint.h>
 
-enum { PNG_MAX_SIDE = 32767, PNG_MAX_PIXELS = 1 << 28, PNG_MAX_FILE = 1 << 30, PNG_MAX_TEXT = 1 << 24 };
+enum { DL_PNG_MAX_SIDE = 32767, DL_PNG_MAX_PIXELS = 1 << 28, DL_PNG_MAX_FILE = 1 << 30, DL_PNG_MAX_TEXT = 1 << 24 };
 
 struct dl_png_text {
     const char *key;   /* 1 to 79 bytes of ASCII */

@@ -16,11 +16,11 @@
 struct writer;
 
 struct writer_job {
-    const char *path;                 /* where to; copied */
-    int64_t index;                    /* the caller's number of this picture, handed to `done` */
-    const uint8_t *rgb;               /* [h][w][3]; copied */
+    const char *path;   /* where to; copied */
+    int64_t index;      /* the caller's number of this picture, handed to `done` */
+    const uint8_t *rgb; /* [h][w][3]; copied */
     int w, h;
-    const struct dl_png_text *text;   /* [n_text]; copied */
+    const struct dl_png_text *text; /* [n_text]; copied */
     int n_text;
 };
 
