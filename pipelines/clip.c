@@ -95,10 +95,9 @@ static void run_block(struct dl_run *r, struct clip_block *b, const struct clip_
     dl_arena_release_hi(&r->arena, m);
 }
 
-void clip_run(struct dl_run *r, struct clip *m, const int32_t *ids, int n, int tokens, int upto, dl_act states)
+void clip_run(struct dl_run *r, struct clip *m, const int32_t *ids, int n, int upto, dl_act states)
 {
     dl_act x = dl_act_rows(states, 0, n);
-    (void)tokens;
     dl_op_embed(r, (struct dl_embed){.ids = ids, .y = x, .table = &m->tokens, .pos = &m->positions});
     dl_tap(r, x, "hidden_states.0");
     for (int k = 1; k <= upto; k++) {

@@ -38,9 +38,9 @@ int clip_config_read(struct clip_config *c, const char *path, struct dl_err *e);
 int clip_bind(struct clip *m, const struct clip_config *c, struct bind *b, struct dl_err *e);
 void clip_close(struct clip *m);
 
-/* All hidden states in one pass. ids: host [n][tokens], tokens <= positions. states: [(layers + 1) * n][1][tokens][width],
- * state k of row i is row k * n + i. `layers` may be cut short by `upto` (the last state wanted, 0..layers). */
-void clip_run(struct dl_run *r, struct clip *m, const int32_t *ids, int n, int tokens, int upto, dl_act states);
+/* Hidden states 0..upto (at most `layers`) in one pass. ids: host [n][tokens], tokens <= positions. states:
+ * [(upto + 1) * n][1][tokens][width], state k of row i is row k * n + i. */
+void clip_run(struct dl_run *r, struct clip *m, const int32_t *ids, int n, int upto, dl_act states);
 
 /* y = final layer norm of x, both [n][1][tokens][width]; y may be x. */
 void clip_final(struct dl_run *r, struct clip *m, dl_act x, dl_act y);

@@ -1,0 +1,230 @@
+#include "lens/latents.h"
+#include "lens/lens.h"
+#include "lens/writer.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Groups are made so large that a batch can be filled from one. */
+enum { GROUP_IMAGES_CPU = 4, GROUP_IMAGES_GPU = 64, FLUSH_SECONDS = 30, QUEUE = 16 };
+
+static int prompts_per_group(const struct pipe *p, const struct lens_job *job)
+{
+    int want = job->gen.batch ? job->gen.batch : !strcmp(p->be->name, "cpu") ? GROUP_IMAGES_CPU : GROUP_IMAGES_GPU;
+    int per_prompt = job->n_layers * job->prompt[0].n_seeds, n = (want + per_prompt - 1) / per_prompt;
+    return n < job->n_prompts ? n : job->n_prompts;
+}
+
+int64_t lens_images(const struct lens_job *job, struct manifest_image **out, struct dl_err *e)
+{
+    int64_t n = 0, at = 0;
+    for (int i = 0; i < job->n_prompts; i++) n += (int64_t)job->prompt[i].n_seeds * job->n_layers;
+    struct manifest_image *im = *out = calloc((size_t)n, sizeof *im);
+    if (!im) return dl_fail(e, DL_ENOMEM, "no memory for a list of %lld images", (long long)n);
+    for (int i = 0; i < job->n_prompts; i++)
+        for (int s = 0; s < job->prompt[i].n_seeds; s++)
+            for (int j = 0; j < job->n_layers; j++)
+                im[at++] = (struct manifest_image){.prompt = i, .seed = job->prompt[i].seeds[s], .k = job->k[j]};
+    return n;
+}
+
+int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struct dl_err *e)
+{
+    int group = prompts_per_group(p, job);
+    int64_t images = 0;
+    for (int i = 0; i < group; i++) images += (int64_t)job->prompt[i].n_seeds * job->n_layers;
+    job->gen.images = images;
+    job->gen.conds = group * job->n_layers + (job->gen.guidance > 1 ? group : 0);
+    return pipe_plan(p, &job->gen, out, e);
+}
+
+/* State of one generation. */
+struct making {
+    struct pipe *p;
+    const struct lens_job *job;
+    const struct lens_conds *conds;
+    struct manifest *m;
+    const struct lens_progress *pr;
+    struct writer *writer;
+    struct latents *latents; /* NULL without save_latents */
+    const struct manifest_image *image; /* all of them */
+    int64_t n_images, done;
+    int batch;
+    int64_t count;   /* elements of a latent */
+    float *store;    /* [batch][count] */
+    uint8_t *rgb;
+    time_t flushed;
+    int step_batch; /* images of the batch under way */
+    struct pipe_cond *group_cond;
+    int first_prompt, n_group, n_negative;
+    int *negative_row; /* [n_prompts] within the group's conditions */
+};
+
+static void tell(void *user, int step, int steps)
+{
+    struct making *g = user;
+    if (g->pr && g->pr->tell) g->pr->tell(g->pr->user, g->done, g->n_images, step, steps, g->step_batch);
+}
+
+static bool wanted(const struct making *g, int64_t i)
+{
+    return !manifest_is_done(g->m, i) || (g->latents && !latents_has(g->latents, &g->image[i]));
+}
+
+/* Hands the conditions of prompts [first, first + n) to the pipe: all layers, then the distinct negatives. */
+static int open_group(struct making *g, int first, int n, struct dl_err *e)
+{
+    const struct lens_conds *c = g->conds;
+    int rows = 0;
+    for (int i = first; i < first + n; i++)
+        for (int j = 0; j < c->n_layers; j++) g->group_cond[rows++] = c->cond[(int64_t)i * c->n_layers + j];
+    for (int i = first; g->job->gen.guidance > 1 && i < first + n; i++) {
+        int j = first;
+        while (j < i && c->negative_of[j] != c->negative_of[i]) j++;
+        g->negative_row[i] = j < i ? g->negative_row[j] : rows;
+        if (j == i) g->group_cond[rows++] = c->negative[c->negative_of[i]];
+    }
+    g->first_prompt = first, g->n_group = n;
+    return pipe_conditions(g->p, g->group_cond, rows, e);
+}
+
+/* Noise of image i. Sequential noise runs on from layer to layer of one prompt and seed: those before are drawn and passed over. */
+static int noise_of(struct making *g, int64_t i, float *out, struct dl_err *e)
+{
+    const struct lens_job *job = g->job;
+    struct dl_rng rng;
+    rng_seed(&rng, job->rng, g->image[i].seed, job->rng_sms, 0);
+    int draws = 1;
+    if (job->noise == LENS_SEQUENTIAL)
+        while (job->k[draws - 1] != g->image[i].k) draws++;
+    for (int d = 0; d < draws; d++)
+        if (pipe_noise(g->p, &rng, job->gen.width, job->gen.height, job->gen.type, out, e) < 0) return -1;
+    return 0;
+}
+
+static int layer_index(const struct lens_job *job, int k)
+{
+    int j = 0;
+    while (job->k[j] != k) j++;
+    return j;
+}
+
+/* Images that start from equal noise get equal numbers. */
+static int64_t noise_number(const struct making *g, const int64_t *list, int n, int i)
+{
+    if (g->job->noise == LENS_SEQUENTIAL) return i;
+    for (int j = 0; j < n; j++)
+        if (g->image[list[j]].seed == g->image[list[i]].seed) return j;
+    return i;
+}
+
+static int write_image(struct making *g, int64_t i, const float *latent, struct dl_err *e)
+{
+    const struct pipe_progress pr = {.stop = g->pr ? g->pr->stop : NULL};
+    if (g->latents && latents_put(g->latents, &g->image[i], latent, e) < 0) return -1;
+    if (manifest_is_done(g->m, i)) return 0; /* only its latent was missing */
+    if (pipe_decode(g->p, latent, g->rgb, &pr, e) < 0) return -1;
+    char *settings = manifest_image_text(g->m, i);
+    if (!settings) return dl_fail(e, DL_ENOMEM, "no memory for an image's settings");
+    struct dl_png_text text[] = {{"dlens", settings}, {"prompt", g->job->prompt[g->image[i].prompt].text}};
+    struct writer_job w = {.path = manifest_path(g->m, i), .index = i, .rgb = g->rgb, .w = g->job->gen.width, .h = g->job->gen.height,
+                           .text = text, .n_text = 2};
+    int rc = writer_push(g->writer, &w, e);
+    free(settings);
+    return rc;
+}
+
+static int make_batch(struct making *g, const int64_t *list, int n, struct dl_err *e)
+{
+    struct pipe_image im[n];
+    g->step_batch = n;
+    for (int i = 0; i < n; i++) {
+        const struct manifest_image *want = &g->image[list[i]];
+        int at = want->prompt - g->first_prompt;
+        im[i] = (struct pipe_image){.cond = at * g->job->n_layers + layer_index(g->job, want->k),
+                                    .negative = g->negative_row[want->prompt],
+                                    .noise = noise_number(g, list, n, i),
+                                    .latent = g->store + i * g->count};
+        if (noise_of(g, list[i], im[i].latent, e) < 0) return -1;
+    }
+    const struct pipe_progress pr = {.step = tell, .user = g, .stop = g->pr ? g->pr->stop : NULL};
+    if (pipe_denoise(g->p, im, n, &pr, e) < 0) return -1;
+    for (int i = 0; i < n; i++) {
+        if (write_image(g, list[i], im[i].latent, e) < 0) return -1;
+        g->done++;
+        if (g->pr && g->pr->tell) g->pr->tell(g->pr->user, g->done, g->n_images, 0, 0, 0);
+    }
+    time_t now = time(NULL);
+    if (g->latents && now - g->flushed >= FLUSH_SECONDS) {
+        g->flushed = now;
+        return latents_flush(g->latents, e);
+    }
+    return 0;
+}
+
+static int make_all(struct making *g, struct dl_err *e)
+{
+    int group = prompts_per_group(g->p, g->job);
+    int64_t list[g->batch], i = 0;
+    for (int first = 0; first < g->job->n_prompts; first += group) {
+        int n = first + group <= g->job->n_prompts ? group : g->job->n_prompts - first, have = 0;
+        bool open = false;
+        for (; i < g->n_images && g->image[i].prompt < first + n; i++) {
+            if (!wanted(g, i)) continue;
+            if (!open && open_group(g, first, n, e) < 0) return -1;
+            open = true;
+            list[have++] = i;
+            if (have == g->batch) {
+                if (make_batch(g, list, have, e) < 0) return -1;
+                have = 0;
+            }
+        }
+        if (have && make_batch(g, list, have, e) < 0) return -1;
+    }
+    return 0;
+}
+
+int lens_generate(struct pipe *p, const struct lens_job *job, const struct lens_conds *c, struct manifest *m, const char *dir,
+                  const struct lens_progress *pr, struct dl_err *e)
+{
+    struct making g = {.p = p, .job = job, .conds = c, .m = m, .pr = pr, .flushed = time(NULL)};
+    struct manifest_image *all = NULL;
+    struct pipe_plan plan;
+    struct lens_job sized = *job;
+    struct dl_err late = {0};
+    int rc = -1;
+    g.n_images = lens_images(job, &all, e);
+    if (g.n_images < 0) return -1;
+    g.image = all;
+    if (job->save_latents && latents_open(&g.latents, dir, job->gen.height / p->latent_factor, job->gen.width / p->latent_factor, p->latent_c, e) < 0)
+        goto done;
+    int64_t left = 0;
+    for (int64_t i = 0; i < g.n_images; i++) left += wanted(&g, i);
+    g.done = g.n_images - left;
+    rc = 0;
+    if (!left) goto done;
+
+    rc = -1;
+    if (lens_plan(p, &sized, &plan, e) < 0 || pipe_load(p, e) < 0) goto done;
+    g.batch = plan.batch;
+    g.count = pipe_latent_count(p, job->gen.width, job->gen.height);
+    g.store = malloc((size_t)(g.batch * g.count) * sizeof(float));
+    g.rgb = malloc((size_t)job->gen.width * (size_t)job->gen.height * 3);
+    g.group_cond = calloc((size_t)sized.gen.conds, sizeof *g.group_cond);
+    g.negative_row = calloc((size_t)job->n_prompts, sizeof *g.negative_row);
+    if (!g.store || !g.rgb || !g.group_cond || !g.negative_row) {
+        dl_fail(e, DL_ENOMEM, "no memory for a batch of %d images", g.batch);
+        goto done;
+    }
+    if (writer_open(&g.writer, QUEUE, manifest_done, m, e) < 0) goto done;
+    rc = make_all(&g, e);
+done:
+    /* What was finished is kept, also after a failure. */
+    if (writer_close(g.writer, &late) < 0 && rc == 0) rc = dl_fail(e, late.code, "%s", late.msg);
+    late = (struct dl_err){0};
+    if (g.latents && latents_flush(g.latents, &late) < 0 && rc == 0) rc = dl_fail(e, late.code, "%s", late.msg);
+    latents_close(g.latents);
+    free(g.store), free(g.rgb), free(g.group_cond), free(g.negative_row), free(all);
+    return rc;
+}

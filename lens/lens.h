@@ -1,0 +1,84 @@
+/* lens.h: the Diffusion Lens (Toker et al., ACL 2024): one image for each layer of a text encoder.
+ *
+ * The text phase runs the encoders once per text and turns every chosen hidden state into what the denoiser is fed
+ * (struct lens_conds); the generation phase makes an image from each, batching over layers, prompts and seeds. The two
+ * can be far apart: states can be stored and edited in between (snapshot.h).
+ *
+ * Only the prompt's encoding is looked at through a layer: a negative prompt takes the ordinary, full encoding.
+ */
+#ifndef LENS_LENS_H
+#define LENS_LENS_H
+
+#include "lens/manifest.h"
+#include "pipelines/pipe.h"
+
+struct lens_prompt {
+    char *text;
+    char *negative;    /* never NULL when guidance is on: "" by default */
+    uint64_t *seeds;   /* [n_seeds] as the generator takes them */
+    int n_seeds;
+};
+
+/* What is fed to the denoiser: for prompt i and chosen layer j, cond[i * n_layers + j]; for its negative,
+ * negative[negative_of[i]]. */
+struct lens_conds {
+    struct pipe_cond *cond, *negative;
+    int *negative_of;
+    int n_prompts, n_layers, n_negatives;
+};
+
+struct lens_text {
+    const struct lens_prompt *prompt;
+    int n_prompts;
+    const int *k; /* [n_layers] */
+    int n_layers;
+    bool norm; /* the encoder's final norm is applied to the chosen layers */
+    /* Called after each prompt (i >= 0) and negative (i < 0, -1 - i its number) with all its states, before they are
+     * freed; may be NULL. */
+    int (*seen)(void *user, int i, const char *text, const struct text_states st[PIPE_ENCODERS], struct dl_err *e);
+    void *user;
+    const volatile sig_atomic_t *stop;
+};
+
+/* Runs the encoders over all prompts and distinct negatives; lens_conds_close frees. */
+int lens_encode(struct pipe *p, const struct lens_text *t, struct lens_conds *c, struct dl_err *e);
+/* Sets up *c for these prompts without conditions: negatives are told apart and numbered. Where conditions come from a file. */
+int lens_conds_open(struct lens_conds *c, const struct lens_prompt *prompt, int n_prompts, int n_layers, struct dl_err *e);
+void lens_conds_close(struct lens_conds *c);
+/* The text of negative number i. */
+const char *lens_negative(const struct lens_conds *c, const struct lens_prompt *prompt, int i);
+
+enum lens_noise { LENS_SHARED, LENS_SEQUENTIAL };
+
+struct lens_job {
+    const struct lens_prompt *prompt;
+    int n_prompts;
+    const int *k;
+    int n_layers;
+    enum lens_noise noise;
+    enum rng_kind rng;
+    int rng_sms;
+    bool save_latents;
+    struct pipe_gen gen; /* images and conds are filled by lens_plan */
+};
+
+/* Sizes of the whole job on this pipe, nothing loaded: batch, memory, evaluations. Fills job->gen. */
+int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struct dl_err *e);
+
+struct lens_progress {
+    /* images finished of all (resumed ones counted), and the step under way */
+    void (*tell)(void *user, int64_t done, int64_t images, int step, int steps, int batch);
+    void *user;
+    const volatile sig_atomic_t *stop;
+};
+
+/* Makes every image of the manifest that is not done yet, in its order (prompt, seed, layer as lens_images lists them), and
+ * writes it. lens_plan must have been called. `dir` receives latents.safetensors with save_latents. */
+int lens_generate(struct pipe *p, const struct lens_job *job, const struct lens_conds *c, struct manifest *m, const char *dir,
+                  const struct lens_progress *pr, struct dl_err *e);
+
+/* The images of a job in the order of computing, for manifest_open: prompts, then seeds, then layers. *out is owned by the
+ * caller; the count is returned, or < 0. */
+int64_t lens_images(const struct lens_job *job, struct manifest_image **out, struct dl_err *e);
+
+#endif

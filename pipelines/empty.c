@@ -1,1 +1,0 @@
-typedef int dl_placeholder_pipelines;

@@ -1,0 +1,157 @@
+/* pipe.h: what the lens needs of a product model (a checkpoint folder with its encoders, denoiser and VAE).
+ *
+ * A struct pipe is opened from a model folder without touching any weights: it knows the encoders, defaults and limits. Work
+ * then goes in three phases, so that memory is their maximum and not their sum:
+ *
+ *   text      pipe_encode: one pass of every encoder over one text, all hidden states to the host (struct text_states);
+ *             pipe_condition: from states and a layer to what the denoiser is fed (struct pipe_cond); pipe_drop_text.
+ *   denoise   pipe_plan: sizes, batch and memory of a generation, nothing loaded; pipe_load; then per group of conditions
+ *             pipe_conditions, and per batch pipe_denoise.
+ *   decode    pipe_decode: a latent to pixels.
+ *
+ * One implementation per product model fills struct pipe_class (sd.c). All are single-threaded from the caller's side.
+ */
+#ifndef DL_PIPE_H
+#define DL_PIPE_H
+
+#include "engine/rng.h"
+#include "engine/run.h"
+#include "loaders/clip_bpe.h"
+#include "loaders/model_dir.h"
+#include "pipelines/sched.h"
+
+#include <signal.h>
+
+enum { PIPE_ENCODERS = 2 };
+
+struct pipe_encoder {
+    const char *folder; /* "text_encoder" */
+    int blocks;         /* N: hidden states are k = 0..N */
+    int width, tokens;  /* of one hidden state [tokens][width]; tokens as --max-tokens leaves them */
+};
+
+struct pipe_defaults {
+    int width, height, steps; /* pixels; steps asked of the scheduler */
+    float guidance;
+    const char *scheduler; /* command-line name */
+};
+
+/* One text through one encoder. Owned; text_states_close. */
+struct text_states {
+    const char *encoder; /* folder name, the pipe's */
+    int blocks, tokens, width;
+    float *hidden;       /* [blocks + 1][tokens][width], pre-norm */
+    float *final;        /* [tokens][width], the normed last state */
+    int32_t *ids;        /* [tokens] */
+    uint8_t *mask;       /* [tokens] 1 where the encoder is told to look; all 1 for CLIP */
+    int eos;             /* position of the first end token */
+    char *truncated;     /* what was cut off, "" if nothing */
+};
+
+/* What is fed to the denoiser for one row: host f32. */
+struct pipe_cond {
+    float *text; /* [tokens][width], owned */
+    int tokens, width;
+};
+
+/* One image to make. */
+struct pipe_image {
+    int32_t cond, negative; /* rows of the current conditions; negative is not looked at without guidance */
+    int64_t noise; /* images with the same number start from the same noise: their first step shares work */
+    float *latent; /* host [h][w][c] f32: the initial noise on entry (unit variance), the final latent on return */
+};
+
+struct pipe_gen {
+    int width, height, steps;
+    float guidance;
+    enum sched_kind scheduler; /* SCHED_FILE: the folder's own */
+    int type;                  /* enum dl_type of activations and weights in denoiser and VAE */
+    int batch;                 /* 0: choose */
+    int64_t images;            /* how many there are at most to batch: bounds the batch */
+    int conds;                 /* most conditions at once (pipe_conditions), negatives included */
+    int vae_tile;              /* -1: tile when memory asks for it; 0: never; else side in latent pixels */
+};
+
+struct pipe_plan {
+    int batch;         /* images at once */
+    int evaluations;   /* calls of the denoiser for one image */
+    int vae_tile;      /* 0: the whole image at once */
+    int64_t text_bytes, denoiser_bytes, vae_bytes; /* weights as the backend holds them */
+    int64_t keep_bytes, work_bytes; /* arenas of the denoising phase */
+    int64_t text_work_bytes;        /* arena of the text phase */
+    int64_t peak_bytes;             /* the largest sum that is alive at once */
+    int64_t step_flops, step_bytes, decode_flops; /* one full batch; one image */
+};
+
+struct pipe_progress {
+    void (*step)(void *user, int step, int steps); /* after each evaluation; may be NULL */
+    void *user;
+    const volatile sig_atomic_t *stop; /* when it becomes non-zero the call ends with DL_EINTERRUPT; may be NULL */
+};
+
+struct pipe;
+
+struct pipe_class {
+    const char *pipeline; /* class in model_index.json */
+    int (*open)(struct pipe *p, struct dl_err *e);
+    int (*encode)(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e);
+    int (*condition)(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c,
+                     struct dl_err *e);
+    void (*drop_text)(struct pipe *p);
+    int (*plan)(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, struct dl_err *e);
+    int (*load)(struct pipe *p, struct dl_err *e);
+    int (*conditions)(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
+    int (*denoise)(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e);
+    int (*decode)(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e);
+    void (*close)(struct pipe *p);
+};
+
+struct pipe {
+    const struct pipe_class *cls;
+    struct model_dir dir;
+    char title[96]; /* "Stable Diffusion 1.5" */
+    struct pipe_encoder encoder[PIPE_ENCODERS];
+    int n_encoders;
+    struct pipe_defaults def;
+    int size_multiple; /* width and height must be multiples of it */
+    int latent_c, latent_factor;
+    const struct dl_backend *be; /* borrowed */
+    struct dl_ctx *ctx;
+    enum text_mode text;
+    void *impl; /* the class's own state */
+    /* Inner activations of every real run are shown to this listener, for parity tests. */
+    void (*tap)(void *user, struct dl_run *, const char *name, dl_act a);
+    void *tap_user;
+};
+
+struct pipe_opts {
+    const struct dl_backend *be; /* borrowed, open as long as the pipe */
+    struct dl_ctx *ctx;
+    enum text_mode text;
+};
+
+/* spec: a folder or a hub id, see model_dir.h. Fails for classes that dlens does not know, naming those that it does. */
+int pipe_open(struct pipe **p, const char *spec, const struct pipe_opts *o, struct dl_err *e);
+void pipe_close(struct pipe *p); /* NULL is fine */
+
+int pipe_encode(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e);
+int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c, struct dl_err *e);
+void pipe_drop_text(struct pipe *p);
+int pipe_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, struct dl_err *e);
+int pipe_load(struct pipe *p, struct dl_err *e);
+int pipe_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
+int pipe_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e);
+/* rgb [height][width][3]. */
+int pipe_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e);
+
+/* The initial noise of one image, as torch draws it for [1][c][h][w] of the given type, in our order: out [h][w][c]. The
+ * generator goes on from where it is. */
+int pipe_noise(const struct pipe *p, struct dl_rng *g, int width, int height, int type, float *out, struct dl_err *e);
+int64_t pipe_latent_count(const struct pipe *p, int width, int height);
+
+void text_states_close(struct text_states st[PIPE_ENCODERS]);
+void pipe_cond_close(struct pipe_cond *c);
+
+extern const struct pipe_class sd_class;
+
+#endif

@@ -1,0 +1,99 @@
+#include "pipelines/sd.h"
+
+#include <stdlib.h>
+
+int sd_open_net(struct pipe *p, struct sd_net *n, const char *part, struct dl_wset *set,
+                int (*bind)(struct sd *, struct bind *, struct dl_err *), struct dl_err *e)
+{
+    struct bind b;
+    if (n->ready) return 0;
+    if (model_dir_weights(&p->dir, part, &n->files, e) < 0) return -1;
+    if (bind_open(&b, n->files, set, e) < 0) return -1;
+    int rc = bind(p->impl, &b, e);
+    if (bind_close(&b, e) < 0 || rc < 0) return -1;
+    n->ready = true;
+    return 0;
+}
+
+/* Reads a component's config through a reader of the form (config, path, error). */
+#define READ_CONFIG(reader, cfg, part, file)                              \
+    do {                                                                  \
+        char *path = model_dir_file(&p->dir, part, file, e);              \
+        if (!path) return -1;                                             \
+        int rc = reader(cfg, path, e);                                    \
+        free(path);                                                       \
+        if (rc < 0) return -1;                                            \
+    } while (0)
+
+static int read_scheduler(struct pipe *p, struct dl_err *e)
+{
+    struct sched_config c;
+    char *path = model_dir_file(&p->dir, "scheduler", "scheduler_config.json", e);
+    if (!path) return -1;
+    int rc = sched_config_read(&c, path, SCHED_FILE, e);
+    free(path);
+    if (rc == 0) p->def.scheduler = sched_kind_name(c.kind);
+    return rc;
+}
+
+static int sd_open(struct pipe *p, struct dl_err *e)
+{
+    struct sd *s = p->impl = calloc(1, sizeof *s);
+    if (!s) return dl_fail(e, DL_ENOMEM, "no memory for a model");
+    dl_run_open(&s->text_run, p->be, p->ctx, DL_F32);
+    dl_run_open(&s->run, p->be, p->ctx, DL_F32);
+    READ_CONFIG(clip_config_read, &s->clip_cfg, "text_encoder", "config.json");
+    READ_CONFIG(unet_config_read, &s->unet_cfg, "unet", "config.json");
+    READ_CONFIG(vae_config_read, &s->vae_cfg, "vae", "config.json");
+    if (read_scheduler(p, e) < 0) return -1;
+    if (s->unet_cfg.cross_dim != s->clip_cfg.width)
+        return dl_fail(e, DL_EINPUT, "%s: the UNet takes text of width %d, the text encoder gives %d", p->dir.path, s->unet_cfg.cross_dim,
+                       s->clip_cfg.width);
+    if (s->unet_cfg.in_c != s->vae_cfg.latent_c || s->unet_cfg.out_c != s->unet_cfg.in_c)
+        return dl_fail(e, DL_EINPUT, "%s: the UNet has %d input and %d output channels where the VAE has %d latent ones; inpainting and image-to-image checkpoints cannot be run",
+                       p->dir.path, s->unet_cfg.in_c, s->unet_cfg.out_c, s->vae_cfg.latent_c);
+
+    char *dir = model_dir_join(&p->dir, "tokenizer", NULL, e);
+    if (!dir) return -1;
+    int rc = clip_bpe_open(&s->bpe, dir, e);
+    free(dir);
+    if (rc < 0) return -1;
+    if (clip_bpe_vocab_size(s->bpe) > s->clip_cfg.vocab)
+        return dl_fail(e, DL_EINPUT, "%s/tokenizer: %d tokens, the text encoder has embeddings for %d", p->dir.path, clip_bpe_vocab_size(s->bpe),
+                       s->clip_cfg.vocab);
+    s->tokens = clip_bpe_max_length(s->bpe) < s->clip_cfg.positions ? clip_bpe_max_length(s->bpe) : s->clip_cfg.positions;
+
+    p->encoder[0] = (struct pipe_encoder){.folder = "text_encoder", .blocks = s->clip_cfg.layers, .width = s->clip_cfg.width, .tokens = s->tokens};
+    p->n_encoders = 1;
+    p->latent_c = s->vae_cfg.latent_c, p->latent_factor = vae_factor(&s->vae_cfg);
+    p->size_multiple = p->latent_factor;
+    p->def.width = p->def.height = s->unet_cfg.sample_size * p->latent_factor;
+    p->def.steps = 50, p->def.guidance = 7.5f;
+    return 0;
+}
+
+static void sd_close(struct pipe *p)
+{
+    struct sd *s = p->impl;
+    sd_drop_text(p);
+    sd_drop_denoiser(p);
+    clip_bpe_close(s->bpe);
+    dl_run_close(&s->text_run);
+    dl_run_close(&s->run);
+    free(s);
+    p->impl = NULL;
+}
+
+const struct pipe_class sd_class = {
+    .pipeline = "StableDiffusionPipeline",
+    .open = sd_open,
+    .encode = sd_encode,
+    .condition = sd_condition,
+    .drop_text = sd_drop_text,
+    .plan = sd_plan,
+    .load = sd_load,
+    .conditions = sd_conditions,
+    .denoise = sd_denoise,
+    .decode = sd_decode,
+    .close = sd_close,
+};
