@@ -1,0 +1,138 @@
+#define _GNU_SOURCE /* vasprintf */
+#include "tools/synth.h"
+
+#include "loaders/st_write.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+void synth_collect(void *user, const char *name, const int64_t *dim, int nd, enum bind_role role)
+{
+    struct synth_list *l = user;
+    if (l->n == l->cap) {
+        int64_t cap = l->cap ? 2 * l->cap : 256;
+        struct synth_tensor *t = realloc(l->t, (size_t)cap * sizeof *t);
+        if (!t) {
+            l->failed = true;
+            return;
+        }
+        l->t = t, l->cap = cap;
+    }
+    struct synth_tensor *t = &l->t[l->n];
+    *t = (struct synth_tensor){.name = strdup(name), .nd = nd, .count = 1, .role = role};
+    if (!t->name) {
+        l->failed = true;
+        return;
+    }
+    for (int i = 0; i < nd; i++) t->dim[i] = dim[i], t->count *= dim[i];
+    l->n++;
+}
+
+void synth_list_close(struct synth_list *l)
+{
+    for (int64_t i = 0; i < l->n; i++) free(l->t[i].name);
+    free(l->t);
+    *l = (struct synth_list){0};
+}
+
+enum { CHUNK = 1 << 16 };
+
+static int put_tensor(struct st_writer *w, const struct synth_tensor *t, const struct synth_plan *p,
+                      const struct synth_opts *o, float *value, void *store, struct dl_err *e)
+{
+    for (int64_t at = 0; at < t->count; at += CHUNK) {
+        int64_t n = t->count - at < CHUNK ? t->count - at : CHUNK;
+        synth_values(t, p, o->seed, at, n, value);
+        dl_convert(store, o->type, value, DL_F32, n);
+        if (st_writer_add(w, store, n * dl_type_bytes(o->type), e) < 0) return -1;
+    }
+    return 0;
+}
+
+int synth_tensors(const char *path, const struct synth_list *l, const struct synth_opts *o,
+                  struct synth_plan (*plan)(void *user, const struct synth_tensor *t), void *user, struct dl_err *e)
+{
+    int rc = -1;
+    char note[96];
+    snprintf(note, sizeof note, "synthetic, like %s, seed %llu", o->like, (unsigned long long)o->seed);
+    const struct st_pair meta[] = {{"format", "pt"}, {"dlens", note}};
+    struct st_tensor *head = calloc((size_t)l->n, sizeof *head);
+    float *value = malloc(CHUNK * sizeof *value), *store = malloc(CHUNK * sizeof *store);
+    struct st_writer *w = NULL;
+    if (!head || !value || !store || l->failed) {
+        dl_fail(e, DL_ENOMEM, "%s: no memory", path);
+        goto out;
+    }
+    for (int64_t i = 0; i < l->n; i++) {
+        head[i] = (struct st_tensor){.name = l->t[i].name, .t = (uint8_t)o->type, .nd = l->t[i].nd};
+        memcpy(head[i].dim, l->t[i].dim, sizeof l->t[i].dim);
+    }
+    if (st_writer_open(&w, path, head, l->n, meta, 2, e) < 0) goto out;
+    for (int64_t i = 0; i < l->n; i++) {
+        struct synth_plan p = plan(user, &l->t[i]);
+        if (put_tensor(w, &l->t[i], &p, o, value, store, e) < 0) goto out;
+    }
+    rc = st_writer_close(w, e);
+    w = NULL;
+out:
+    st_writer_drop(w);
+    free(store), free(value), free(head);
+    return rc;
+}
+
+int synth_folder(const char *path, struct dl_err *e)
+{
+    char *p = strdup(path);
+    if (!p) return dl_fail(e, DL_ENOMEM, "%s: no memory", path);
+    int rc = 0;
+    for (char *c = p + 1;; c++) {
+        char was = *c;
+        if (was && was != '/') continue;
+        *c = 0;
+        if (mkdir(p, 0777) < 0 && errno != EEXIST) {
+            rc = dl_fail(e, DL_EFAIL, "%s: cannot make this folder: %s", p, strerror(errno));
+            break;
+        }
+        *c = was;
+        if (!was) break;
+    }
+    free(p);
+    return rc;
+}
+
+int synth_text(const char *folder, const char *file, struct dl_err *e, const char *fmt, ...)
+{
+    char path[4096], *text = NULL;
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vasprintf(&text, fmt, ap);
+    va_end(ap);
+    if (n < 0) return dl_fail(e, DL_ENOMEM, "%s: no memory", path);
+    for (int i = 0; i < n; i++)
+        if (text[i] == '\'') text[i] = '"';
+    FILE *f = fopen(path, "wb");
+    bool bad = !f || fwrite(text, 1, (size_t)n, f) != (size_t)n;
+    if (f && fclose(f)) bad = true;
+    free(text);
+    return bad ? dl_fail(e, DL_EFAIL, "%s: cannot write: %s", path, strerror(errno)) : 0;
+}
+
+const char *synth_names(void)
+{
+    return "sd15, sd21";
+}
+
+int synth_write(const struct synth_opts *o, struct dl_err *e)
+{
+    if (!o->like || !o->out) return dl_fail(e, DL_EUSAGE, "synth needs --like NAME (%s) and --out DIR", synth_names());
+    if (o->type != DL_F32 && o->type != DL_F16 && o->type != DL_BF16)
+        return dl_fail(e, DL_EUSAGE, "--dtype %s: synth writes f32, f16 and bf16", dl_type_name(o->type));
+    if (!strcmp(o->like, "sd15")) return synth_sd(o, false, e);
+    if (!strcmp(o->like, "sd21")) return synth_sd(o, true, e);
+    return dl_fail(e, DL_EUSAGE, "--like %s: not known; synth makes checkpoints like %s", o->like, synth_names());
+}
