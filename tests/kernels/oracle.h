@@ -1,9 +1,9 @@
 /* oracle.h: what the kernel tests share: two CPU tables in one rig, tensors with guarded gaps, and error budgets.
  *
- * Each test computes what an op should give by plain loops in double, written from op.h alone, together with a bound for
- * each element: |got - want| <= u_out |want| + C_ACC u_acc sum|a||b|, carried through the epilogue. Both tables, the
- * reference and the default one, are held to it; the reference, which sums in f64, far inside. The largest share of
- * the budget that a case used is printed.
+ * Each test computes what an op should give by plain loops in double, written from op.h alone, together with a bound
+ * for each element: |got - want| <= u_out |want| + C_ACC u_acc sum|a||b|, carried through the epilogue. Both tables,
+ * the reference and the default one, are held to it; the reference, which sums in f64, far inside. The largest share
+ * of the budget that a case used is printed.
  */
 #ifndef TESTS_ORACLE_H
 #define TESTS_ORACLE_H
@@ -126,7 +126,8 @@ UNUSED static void t_gaps_ok(dl_act a)
     const uint8_t *p = a.p;
     for (int64_t i = 0; i < a.n; i++) {
         for (int64_t q = 0; q < (int64_t)a.h * a.w; q++)
-            for (int64_t b = a.c * size; b < a.ld * size; b++) assert_int_equal(p[t_index(a, i, q, 0) * size + b], CANARY);
+            for (int64_t b = a.c * size; b < a.ld * size; b++)
+                assert_int_equal(p[t_index(a, i, q, 0) * size + b], CANARY);
         for (int64_t b = t_index(a, i, (int64_t)a.h * a.w, 0) * size; b < (i + 1) * a.rs * size; b++)
             assert_int_equal(p[b], CANARY);
     }
@@ -226,8 +227,8 @@ UNUSED static void t_compare(const char *name, int table, dl_act y, const struct
                 double share = fabs(got - w->v) / bound;
                 if (!(share <= 1))
                     fail_msg("%s (%s %s): row %d pixel %d channel %d is %.9g, not %.9g: %.0f %% of its budget", name,
-                             table == REFERENCE ? "reference" : "default", rig.variant, (int)i, (int)p, (int)c, got, w->v,
-                             100 * share);
+                             table == REFERENCE ? "reference" : "default", rig.variant, (int)i, (int)p, (int)c, got,
+                             w->v, 100 * share);
                 if (share > worst) worst = share;
             }
     t_gaps_ok(y);
@@ -259,8 +260,8 @@ UNUSED static struct val t_fn(int fn, struct val x)
 }
 
 /* The epilogue in op.h's order. s2: the second half's sum with glu. */
-UNUSED static struct val t_epi(const struct dl_epi *e, int t, int step, dl_act y, struct val s, struct val s2, int64_t i,
-                               int64_t pix, int64_t o)
+UNUSED static struct val t_epi(const struct dl_epi *e, int t, int step, dl_act y, struct val s, struct val s2,
+                               int64_t i, int64_t pix, int64_t o)
 {
     if (e->bias) {
         double b = t_w_at(e->bias, o, t);

@@ -119,8 +119,10 @@ static void run_case(const struct conv_case *k)
     struct val *in = normalised(&j, step), *want = t_want(a->y), *w = want;
     for (int64_t i = 0; i < k->n; i++)
         for (int64_t p = 0; p < a->y.h * a->y.w; p++)
-            for (int64_t o = 0; o < k->out; o++)
-                *w++ = t_epi(&a->e, k->t, step, a->y, sum_at(a, in, i, p / a->y.w, p % a->y.w, o), (struct val){0}, i, p, o);
+            for (int64_t o = 0; o < k->out; o++) {
+                struct val s = sum_at(a, in, i, p / a->y.w, p % a->y.w, o);
+                *w++ = t_epi(&a->e, k->t, step, a->y, s, (struct val){0}, i, p, o);
+            }
     for (int table = 0; table < TABLES; table++) {
         rig_run(table, k->t, step, call, &j);
         t_compare(k->name, table, a->y, want);
