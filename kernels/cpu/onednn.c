@@ -2,7 +2,11 @@
 #include "kernels/cpu/fast.h"
 
 static void pick_gemm(struct dl_run *r, const struct dl_gemm *a) { fast_gemm(r, simd_pick(), a); }
-static void pick_conv(struct dl_run *r, const struct dl_conv *a) { fast_conv(r, simd_pick(), a); }
+static void pick_conv(struct dl_run *r, const struct dl_conv *a)
+{
+    const struct simd *s = simd_pick();
+    (fast_wino_takes(s, a) ? fast_wino : fast_conv)(r, s, a);
+}
 static void pick_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mr) { fast_gnorm(r, simd_pick(), a, mr); }
 static void pick_norm(struct dl_run *r, const struct dl_norm *a) { fast_norm(r, simd_pick(), a); }
 static void pick_lnorm(struct dl_run *r, const struct dl_lnorm *a) { fast_lnorm(r, simd_pick(), a); }

@@ -53,10 +53,10 @@ struct simd {
     float (*exp_row)(float *s, int64_t n, float max);
     float (*max_row)(const float *s, int64_t n);
     /* Winograd F(4x4, 3x3), see winograd.c. Weights: w at the panel's first k of the block, `tap` floats from tap to tap;
-     * u[36][kc][nr]. Input: 36 pixel rows in raster order; channels [0, kc) to v + pos * ps. Output: m[36] rows of nr at
+     * u[36][kc][nr]. Input: 36 pixels in raster order; channels [from, from + kc) to v + pos * ps. Output: m[36] rows of nr at
      * distance ps, o[16][nr] in raster order. */
     void (*wino_w)(const float *w, int64_t tap, int64_t kc, float *u);
-    void (*wino_in)(const float *const x[WINO_POS], int64_t kc, float *v, int64_t ps);
+    void (*wino_in)(const float *const x[WINO_POS], int64_t from, int64_t kc, float *v, int64_t ps);
     void (*wino_out)(const float *m, int64_t ps, float *o);
 };
 

@@ -321,7 +321,7 @@ static inline void wino_in1(const vf d[6], vf o[6])
     o[5] = v_fma(d[1], ab, v_fma(d[3], mab, d[5]));
 }
 
-static void wino_in(const float *const x[WINO_POS], int64_t kc, float *v, int64_t ps)
+static void wino_in(const float *const x[WINO_POS], int64_t from, int64_t kc, float *v, int64_t ps)
 {
     for (int64_t k = 0; k < kc; k += VW) {
         vf t[6][6]; /* [column][row] */
@@ -329,7 +329,7 @@ static void wino_in(const float *const x[WINO_POS], int64_t kc, float *v, int64_
         for (int j = 0; j < 6; j++) {
             vf d[6];
             UNROLL
-            for (int i = 0; i < 6; i++) d[i] = v_load(x[i * 6 + j] + k);
+            for (int i = 0; i < 6; i++) d[i] = v_load(x[i * 6 + j] + from + k);
             wino_in1(d, t[j]);
         }
         UNROLL
