@@ -10,6 +10,7 @@ static void pick_conv(struct dl_run *r, const struct dl_conv *a)
 static void pick_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mr) { fast_gnorm(r, simd_pick(), a, mr); }
 static void pick_norm(struct dl_run *r, const struct dl_norm *a) { fast_norm(r, simd_pick(), a); }
 static void pick_lnorm(struct dl_run *r, const struct dl_lnorm *a) { fast_lnorm(r, simd_pick(), a); }
+static void pick_attn(struct dl_run *r, const struct dl_attn *a) { fast_attn(r, simd_pick(), a); }
 static void pick_copy(struct dl_run *r, const struct dl_copy *a) { fast_copy(r, simd_pick(), a); }
 static void pick_add(struct dl_run *r, const struct dl_add *a) { fast_add(r, simd_pick(), a); }
 
@@ -21,6 +22,7 @@ void onednn_init(struct dl_ops *ops)
     ops->gnorm = pick_gnorm;
     ops->norm = pick_norm;
     ops->lnorm = pick_lnorm;
+    ops->attn = pick_attn;
     ops->copy = pick_copy;
     ops->add = pick_add;
 }
