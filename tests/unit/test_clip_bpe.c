@@ -271,6 +271,52 @@ static void reads_added_tokens(void **state)
     clip_bpe_close(b);
 }
 
+/* The configuration files of the published models, with the vocabulary that they all share. */
+static void reads_published_configs(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *folder;
+        int pad;
+        const char
+            *shouted; /* what hf5 makes of <|ENDOFTEXT|>: it depends on `normalized` of the token declared last */
+    } model[] = {
+        {"stable-diffusion-v1-5/tokenizer", 49407, "< |</w> endof text</w> | ></w>"},
+        {"stable-diffusion-2-1/tokenizer", 0, EOS},
+        {"stable-diffusion-2-1-base/tokenizer", 0, EOS},
+        {"stable-diffusion-xl-base-1.0/tokenizer", 49407, "< |</w> endof text</w> | ></w>"},
+        {"stable-diffusion-xl-base-1.0/tokenizer_2", 0, EOS},
+        {"FLUX.1-schnell/tokenizer", 49407, "< |</w> endof text</w> | ></w>"},
+    };
+    if (access(DLENS_SHARED "/tokenizers/clip/vocab.json", R_OK) != 0) {
+        print_message("CLIP's vocabulary is not in " DLENS_SHARED ": published configurations skipped\n");
+        skip();
+    }
+    for (size_t i = 0; i < sizeof model / sizeof *model; i++) {
+        char path[1024], *text[2];
+        size_t bytes;
+        struct clip_bpe *b;
+        struct dl_err e = {0};
+        for (int k = 0; k < 2; k++) {
+            snprintf(path, sizeof path, "%s/models/%s/%s", DLENS_SHARED, model[i].folder,
+                     k ? "special_tokens_map.json" : "tokenizer_config.json");
+            text[k] = slurp(path, &bytes);
+            assert_non_null(text[k]);
+        }
+        assert_int_equal(open_with(&b, DLENS_SHARED "/tokenizers/clip", text[0], text[1], NULL, &e), 0);
+        assert_int_equal(clip_bpe_bos_id(b), 49406);
+        assert_int_equal(clip_bpe_eos_id(b), 49407);
+        assert_int_equal(clip_bpe_pad_id(b), model[i].pad);
+        assert_int_equal(clip_bpe_max_length(b), 77);
+        check_pieces(b, TEXT_HF5, "<|ENDOFTEXT|>", model[i].shouted);
+        check_pieces(b, TEXT_HF4, "<|ENDOFTEXT|>", EOS);
+        check_pieces(b, TEXT_HF5, "wow!!!", model[i].pad ? "wow</w> !!!</w>" : "wow</w> ! ! !");
+        clip_bpe_close(b);
+        free(text[0]);
+        free(text[1]);
+    }
+}
+
 static void refuses(const char *vocab, const char *merges, const char *config, const char *special, const char *added,
                     const char *say)
 {
@@ -399,9 +445,13 @@ static void long_texts_take_linear_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(equals_transformers),         cmocka_unit_test(tiny_equals_transformers),
-        cmocka_unit_test(lists_pieces_and_truncation), cmocka_unit_test(reads_added_tokens),
-        cmocka_unit_test(refuses_bad_files),           cmocka_unit_test(refuses_bad_text),
+        cmocka_unit_test(equals_transformers),
+        cmocka_unit_test(tiny_equals_transformers),
+        cmocka_unit_test(lists_pieces_and_truncation),
+        cmocka_unit_test(reads_added_tokens),
+        cmocka_unit_test(reads_published_configs),
+        cmocka_unit_test(refuses_bad_files),
+        cmocka_unit_test(refuses_bad_text),
         cmocka_unit_test(long_texts_take_linear_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
