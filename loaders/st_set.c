@@ -106,10 +106,11 @@ const struct st_tensor *st_set_find(const struct st_set *s, const char *name) {
     return t ? *t : NULL;
 }
 
-/* Joins folder and name. Both were bounded before; too long a path then fails to open, by its own message. */
+/* Joins folder and name; a path that is too long becomes "", which is no file, rather than another path. */
 static void join(char *out, size_t cap, const char *folder, const char *name) {
     size_t n = strlen(folder);
-    snprintf(out, cap, "%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
+    int k = snprintf(out, cap, "%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
+    if (k < 0 || (size_t)k >= cap) *out = 0;
 }
 
 /* Opens the named files of the folder as one set. */
