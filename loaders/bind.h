@@ -7,9 +7,12 @@
  *           hold it against the published manifests);
  *   finish  bind_close names what the checkpoint has beyond that.
  *
- * Errors are collected, not raised at the first: bind_close returns -1 with one line that counts the missing, mis-shaped and
- * unknown tensors and names the first of each with what was expected; bind_report hands each to a callback
- * (dlens inspect prints them all).
+ * Errors are collected, not raised at the first: bind_close returns -1 with one line that counts the missing,
+ * mis-shaped and unknown tensors and names the first of each with what was expected; `report`, set after bind_open,
+ * gets each of them (dlens inspect prints them all). A weight with a fault stays unbound (n_parts 0), shape alone.
+ *
+ * A matrix [out, in] may be stored as a 1x1 convolution [out, in, 1, 1] and the other way round (attention weights of
+ * old VAEs); the weight has the shape that the model asked for.
  */
 #ifndef DL_BIND_H
 #define DL_BIND_H
@@ -31,18 +34,19 @@ struct bind {
     void (*report)(void *user, enum bind_fault fault, const char *name, const char *text);
     void *user;
 
-    char scope[256]; /* current name prefix, "down_blocks.0.resnets.1." */
+    char scope[256];          /* current name prefix, "down_blocks.0.resnets.1." */
     struct bind_state *state; /* what was consumed, faults so far */
     struct dl_err err;        /* memory, over-long names */
 };
 
-/* what: for messages, such as "unet of /models/sd15". files and set are borrowed (files until bind_close, the mapping
- * as long as packs are still to be made). */
+/* files and set are borrowed (files until bind_close, the mapping as long as packs are still to be made). Messages name
+ * the set's path. */
 int bind_open(struct bind *b, const struct st_set *files, struct dl_wset *set, struct dl_err *e);
 int bind_open_list(struct bind *b, void (*list)(void *, const char *, const int64_t *, int, enum bind_role), void *user,
                    struct dl_err *e);
 
-/* Opens and leaves a scope: bind_in(b, "resnets.%d", j) puts "resnets.1." before the names that follow. */
+/* Opens and leaves a scope: bind_in(b, "resnets.%d", j) puts "resnets.1." before the names that follow. Scopes nest up
+ * to 32 deep; bind_out takes off all that the last bind_in put there. */
 void bind_in(struct bind *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void bind_out(struct bind *b);
 
@@ -52,8 +56,8 @@ bool bind_has(const struct bind *b, const char *name);
 /* One tensor of dim [nd] (torch order) into w. f32, f16 and bf16 are accepted. */
 void bind_w(struct bind *b, struct dl_w *w, enum bind_role role, const char *name, int nd, const int64_t *dim);
 /* Two to DL_WPARTS matrices [rows[i], in] stacked into one w [sum rows, in] (with in = 0: vectors [rows[i]]). */
-void bind_stack(struct bind *b, struct dl_w *w, enum bind_role role, int n, const char *const *name, const int64_t *rows,
-                int64_t in);
+void bind_stack(struct bind *b, struct dl_w *w, enum bind_role role, int n, const char *const *name,
+                const int64_t *rows, int64_t in);
 /* Expected and shape-checked, never loaded (a VAE's encoder). */
 void bind_skip(struct bind *b, enum bind_role role, const char *name, int nd, const int64_t *dim);
 /* May be there (old writers' position_ids, any type and shape). */
