@@ -17,6 +17,7 @@ static const struct conv_case cases[] = {
     {"k3 64->48 13x11", DL_F32, DL_F32, 0, 1, 13, 11, 64, 48, 3, 1, 0, 0, 0, BIAS | RES, 0},
     {"k3 odd 5->7 pitched", DL_F32, DL_F32, DL_SILU, 2, 5, 6, 5, 7, 3, 1, 0, 0, 0, BIAS | RES | SCALE, 3},
     {"k3 128->96 20x20 pre silu", DL_F32, DL_F32, 0, 1, 20, 20, 128, 96, 3, 1, 0, 0, 32, BIAS | ADD | PRE_SILU, 0},
+    {"k3 128->64 19x21 pitched", DL_F32, DL_F32, 0, 2, 19, 21, 128, 64, 3, 1, 0, 0, 0, BIAS | RES | SCALE, 4},
     {"k3 pre silu all parts", DL_F32, DL_F32, DL_SILU, 3, 7, 5, 32, 24, 3, 1, 0, 0, 8,
      BIAS | ADD | GATE | RES | SCALE | STEPS | PRE_SILU, 4},
     {"k3 pre scale shift", DL_F32, DL_F32, 0, 2, 6, 6, 32, 32, 3, 1, 0, 0, 4, BIAS | PRE_SILU | PRE_SHIFT | STEPS, 0},
@@ -56,9 +57,12 @@ static struct val *normalised(const struct job *j, int step)
     int64_t pixels = (int64_t)x.h * x.w, size = j->g.groups ? x.c / j->g.groups : 1;
     for (int64_t i = 0; i < x.n; i++)
         for (int64_t c = 0; c < x.c; c++) {
-            double mean = 0, var = 0, n = (double)(pixels * size);
+            double mean = 0, size_of_x = 0, var = 0, n = (double)(pixels * size);
             int64_t c0 = c / size * size;
-            for (int64_t q = 0; q < pixels * size; q++) mean += t_at(x, i, q / size, c0 + q % size) / n;
+            for (int64_t q = 0; q < pixels * size; q++) {
+                mean += t_at(x, i, q / size, c0 + q % size) / n;
+                size_of_x += fabs(t_at(x, i, q / size, c0 + q % size)) / n; /* what the mean's error goes by */
+            }
             for (int64_t q = 0; q < pixels * size; q++) var += pow(t_at(x, i, q / size, c0 + q % size) - mean, 2) / n;
             double rstd = 1 / sqrt(var + (double)j->g.eps);
             for (int64_t p = 0; p < pixels; p++) {
@@ -67,7 +71,7 @@ static struct val *normalised(const struct job *j, int step)
                     double gamma = t_w_at(j->g.gamma, c, x.t), beta = t_w_at(j->g.beta, c, x.t);
                     double k = j->g.scale.p ? 1 + t_vec_at(j->g.scale, step, i, c) : 1;
                     double d = j->g.shift.p ? t_vec_at(j->g.shift, step, i, c) : 0;
-                    double big = (fabs(v.v) + fabs(mean)) * rstd * fabs(gamma * k) + fabs(beta * k) + fabs(d);
+                    double big = (fabs(v.v) + size_of_x) * rstd * fabs(gamma * k) + fabs(beta * k) + fabs(d);
                     v.v = ((v.v - mean) * rstd * gamma + beta) * k + d;
                     v.e = C_ACC * u_acc * big;
                 }
