@@ -9,20 +9,23 @@
 #include <string.h>
 #include <strings.h>
 
-int figure_columns(int n_cells) {
+int figure_columns(int n_cells)
+{
     int c = 1;
     while ((int64_t)c * c < n_cells) c++;
     return c;
 }
 
-static const char *suffix_of(const char *path) {
+static const char *suffix_of(const char *path)
+{
     const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
     return dot ? dot : path + strlen(path);
 }
 
 typedef int (*page_writer)(const struct page *, const char *, uint8_t **, int64_t *, struct dl_err *);
 
-static page_writer writer_of(const char *path) {
+static page_writer writer_of(const char *path)
+{
     const char *suffix = suffix_of(path);
     return !strcasecmp(suffix, ".png")   ? page_png
            : !strcasecmp(suffix, ".pdf") ? page_pdf
@@ -30,7 +33,8 @@ static page_writer writer_of(const char *path) {
                                          : NULL;
 }
 
-int figure_draw(const struct figure_spec *s, const char *path, struct dl_err *e) {
+int figure_draw(const struct figure_spec *s, const char *path, struct dl_err *e)
+{
     page_writer write = writer_of(path);
     if (!write) return dl_fail(e, DL_EUSAGE, "%s: a figure's name must end in .png, .pdf or .svg", path);
     if (s->cell_px && (s->cell_px < FIGURE_CELL_MIN || s->cell_px > FIGURE_CELL_MAX))
@@ -55,7 +59,8 @@ struct group {
     uint64_t seed;
 };
 
-static int out_path(char path[PATH_MAX], const char *dir, const struct figure_sweep *o, bool only_one, struct group g) {
+static int out_path(char path[PATH_MAX], const char *dir, const struct figure_sweep *o, bool only_one, struct group g)
+{
     char name[NAMES_MAX];
     int n;
     if (!o->out) {
@@ -73,7 +78,8 @@ static int out_path(char path[PATH_MAX], const char *dir, const struct figure_sw
 }
 
 static int draw_group(const char *dir, const struct manifest_doc *d, const struct figure_sweep *o, struct group g,
-                      const char *path, struct dl_err *e) {
+                      const char *path, struct dl_err *e)
+{
     const char *title_setting = json_string_value(json_object_get(d->settings, "titles"));
     bool blocks = o->titles == FIGURE_TITLES_BLOCK ||
                   (o->titles == FIGURE_TITLES_SWEEP && title_setting && !strcmp(title_setting, "block"));
@@ -114,7 +120,8 @@ static int draw_group(const char *dir, const struct manifest_doc *d, const struc
 }
 
 int figure_sweep(const char *dir, const struct manifest_doc *d, const struct figure_sweep *o,
-                 void (*made)(void *ctx, const char *path), void *ctx, struct dl_err *e) {
+                 void (*made)(void *ctx, const char *path), void *ctx, struct dl_err *e)
+{
     struct group *group = calloc((size_t)d->n_images + 1, sizeof *group);
     if (!group) return dl_fail(e, DL_ENOMEM, "%s: no memory", dir);
     int64_t n = 0;

@@ -6,11 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void colour(cairo_t *cr, unsigned rgb) {
+static void colour(cairo_t *cr, unsigned rgb)
+{
     cairo_set_source_rgb(cr, (rgb >> 16 & 255) / 255.0, (rgb >> 8 & 255) / 255.0, (rgb & 255) / 255.0);
 }
 
-static void paint_picture(cairo_t *cr, const struct page_picture *pic) {
+static void paint_picture(cairo_t *cr, const struct page_picture *pic)
+{
     cairo_save(cr);
     if (!pic->rgb) {
         colour(cr, 0xb0b0b0);
@@ -43,7 +45,8 @@ static void paint_picture(cairo_t *cr, const struct page_picture *pic) {
     cairo_restore(cr);
 }
 
-static void paint(cairo_t *cr, const struct page *p) {
+static void paint(cairo_t *cr, const struct page *p)
+{
     cairo_set_source_rgb(cr, 1, 1, 1);
     cairo_paint(cr);
     for (int i = 0; i < p->n_pictures; i++) paint_picture(cr, &p->picture[i]);
@@ -54,7 +57,8 @@ static void paint(cairo_t *cr, const struct page *p) {
     }
 }
 
-int page_png(const struct page *p, const char *name, uint8_t **data, int64_t *bytes, struct dl_err *e) {
+int page_png(const struct page *p, const char *name, uint8_t **data, int64_t *bytes, struct dl_err *e)
+{
     if (p->w > DL_PNG_MAX_SIDE || p->h > DL_PNG_MAX_SIDE || p->w * p->h > DL_PNG_MAX_PIXELS)
         return dl_fail(
             e, DL_EUSAGE,
@@ -90,12 +94,14 @@ int page_png(const struct page *p, const char *name, uint8_t **data, int64_t *by
     return rc;
 }
 
-static cairo_status_t collect(void *to, const unsigned char *data, unsigned n) {
+static cairo_status_t collect(void *to, const unsigned char *data, unsigned n)
+{
     g_byte_array_append(to, data, n);
     return CAIRO_STATUS_SUCCESS;
 }
 
-int page_pdf(const struct page *p, const char *name, uint8_t **data, int64_t *bytes, struct dl_err *e) {
+int page_pdf(const struct page *p, const char *name, uint8_t **data, int64_t *bytes, struct dl_err *e)
+{
     const double points = 72.0 / 96.0; /* of a pixel */
     /* Readers of PDF need not show a page of more than 200 inches. */
     if (p->w * points > 14400 || p->h * points > 14400)

@@ -15,12 +15,11 @@ enum {
     FAINT = 0x8a8a8a,
 };
 
-static double clamp(double x, double lo, double hi) {
-    return x < lo ? lo : x > hi ? hi : x;
-}
+static double clamp(double x, double lo, double hi) { return x < lo ? lo : x > hi ? hi : x; }
 
 /* Text from anywhere as text that can be set and written as XML: valid UTF-8, no control characters, not endless. */
-static char *clean_text(const char *s) {
+static char *clean_text(const char *s)
+{
     size_t n = strnlen(s, TEXT_MAX_BYTES + 1);
     bool cut = n > TEXT_MAX_BYTES;
     if (cut)
@@ -40,7 +39,8 @@ static char *clean_text(const char *s) {
     return g_string_free(out, FALSE);
 }
 
-static PangoLayout *new_layout(struct page *p, const char *text, double size_px, double width) {
+static PangoLayout *new_layout(struct page *p, const char *text, double size_px, double width)
+{
     PangoLayout *l = pango_layout_new(p->pango);
     PangoFontDescription *font = pango_font_description_new();
     pango_font_description_set_family_static(font, FIGURE_FONTS);
@@ -60,7 +60,8 @@ static PangoLayout *new_layout(struct page *p, const char *text, double size_px,
 
 /* Cuts the text until it has no more than `lines` lines, an ellipsis at its end. Pango's own ellipsis would not be in
  * the text, which SVG needs. */
-static void cut_lines(PangoLayout *l, int lines) {
+static void cut_lines(PangoLayout *l, int lines)
+{
     if (pango_layout_get_line_count(l) <= lines) return;
     char *text = g_strdup(pango_layout_get_text(l));
     int cut = pango_layout_line_get_start_index(pango_layout_get_line_readonly(l, lines));
@@ -75,7 +76,8 @@ static void cut_lines(PangoLayout *l, int lines) {
 }
 
 /* Narrows a layout as far as it keeps its number of lines, so that no word stands alone on the last one. */
-static void balance(PangoLayout *l) {
+static void balance(PangoLayout *l)
+{
     int lines = pango_layout_get_line_count(l), wide = pango_layout_get_width(l), narrow = wide / lines;
     if (lines == 1 || lines > 4) return;
     while (wide - narrow > PANGO_SCALE) {
@@ -86,14 +88,16 @@ static void balance(PangoLayout *l) {
     pango_layout_set_width(l, wide);
 }
 
-static double layout_height(PangoLayout *l) {
+static double layout_height(PangoLayout *l)
+{
     PangoRectangle r;
     pango_layout_get_extents(l, NULL, &r);
     return (double)r.height / PANGO_SCALE;
 }
 
 /* Takes the lines of a layout over into the page, its left top at x, y. */
-static void add_lines(struct page *p, PangoLayout *l, double x, double y, double size_px, unsigned colour) {
+static void add_lines(struct page *p, PangoLayout *l, double x, double y, double size_px, unsigned colour)
+{
     int n = pango_layout_get_line_count(l);
     p->line = g_realloc_n(p->line, (gsize)(p->n_lines + n), sizeof *p->line);
     PangoLayoutIter *it = pango_layout_get_iter(l);
@@ -117,7 +121,8 @@ static void add_lines(struct page *p, PangoLayout *l, double x, double y, double
 }
 
 /* Each pixel becomes f x f pixels. */
-static uint8_t *enlarge(const uint8_t *rgb, int w, int h, int f) {
+static uint8_t *enlarge(const uint8_t *rgb, int w, int h, int f)
+{
     uint8_t *big = malloc((size_t)w * (size_t)h * 3 * (size_t)f * (size_t)f);
     if (!big) return NULL;
     int64_t row = (int64_t)w * f * 3;
@@ -130,7 +135,8 @@ static uint8_t *enlarge(const uint8_t *rgb, int w, int h, int f) {
     return big;
 }
 
-static int load_picture(struct page_picture *pic, const struct figure_cell *c, int cell_px, struct dl_err *e) {
+static int load_picture(struct page_picture *pic, const struct figure_cell *c, int cell_px, struct dl_err *e)
+{
     struct dl_png png = {0};
     const uint8_t *rgb = c->rgb;
     int w = c->w, h = c->h;
@@ -154,7 +160,8 @@ static int load_picture(struct page_picture *pic, const struct figure_cell *c, i
     return 0;
 }
 
-static void open_fonts(struct page *p, bool pixels) {
+static void open_fonts(struct page *p, bool pixels)
+{
     p->fonts = pango_cairo_font_map_new();
     p->pango = pango_font_map_create_context(p->fonts);
     /* Cairo sets glyphs on whole pixels, so in PNG widths are whole pixels too, else the letters stand unevenly. The
@@ -169,14 +176,16 @@ static void open_fonts(struct page *p, bool pixels) {
     pango_context_set_language(p->pango, pango_language_from_string("en"));
 }
 
-static double layout_width(PangoLayout *l) {
+static double layout_width(PangoLayout *l)
+{
     PangoRectangle r;
     pango_layout_get_extents(l, NULL, &r);
     return ceil((double)r.width / PANGO_SCALE);
 }
 
 /* A column is as wide as the widest picture, or the widest title where that needs more (but not more than a cell). */
-static double column_width(struct page *p, const struct figure_spec *s, double box_w, double cell, double size_px) {
+static double column_width(struct page *p, const struct figure_spec *s, double box_w, double cell, double size_px)
+{
     double w = box_w;
     for (int i = 0; i < s->n_cells && w < cell; i++) {
         if (!s->cell[i].title) continue;
@@ -191,7 +200,8 @@ static double column_width(struct page *p, const struct figure_spec *s, double b
 
 /* One row of cells: titles stand on a common lowest line over the pictures. Returns the y below the row. */
 static double add_row(struct page *p, const struct figure_spec *s, int first, int n, double x0, double y, double cell,
-                      double step, double box_h, double size_px) {
+                      double step, double box_h, double size_px)
+{
     PangoLayout **title = g_new0(PangoLayout *, (gsize)n);
     double tallest = 0;
     for (int i = 0; i < n; i++) {
@@ -222,7 +232,8 @@ static double add_row(struct page *p, const struct figure_spec *s, int first, in
     return top + box_h;
 }
 
-int page_layout(struct page *p, const struct figure_spec *s, bool pixels, struct dl_err *e) {
+int page_layout(struct page *p, const struct figure_spec *s, bool pixels, struct dl_err *e)
+{
     *p = (struct page){0};
     int cell_px = s->cell_px ? s->cell_px : 256;
     int columns = s->columns ? s->columns : figure_columns(s->n_cells);
@@ -269,7 +280,8 @@ int page_layout(struct page *p, const struct figure_spec *s, bool pixels, struct
     return 0;
 }
 
-void page_close(struct page *p) {
+void page_close(struct page *p)
+{
     for (int i = 0; i < p->n_lines; i++) {
         pango_layout_line_unref(p->line[i].line);
         g_free(p->line[i].text);

@@ -6,19 +6,22 @@
 #include <stdlib.h>
 
 /* Whatever the locale: with a point, two digits, none for whole numbers. */
-static void number(GString *out, const char *name, double x) {
+static void number(GString *out, const char *name, double x)
+{
     char digits[G_ASCII_DTOSTR_BUF_SIZE];
     g_ascii_formatd(digits, sizeof digits, x == (double)(gint64)x ? "%.0f" : "%.2f", x);
     g_string_append_printf(out, " %s=\"%s\"", name, digits);
 }
 
-static void escaped(GString *out, const char *text) {
+static void escaped(GString *out, const char *text)
+{
     char *s = g_markup_escape_text(text, -1);
     g_string_append(out, s);
     g_free(s);
 }
 
-static int picture(GString *out, const struct page_picture *pic, const char *name, struct dl_err *e) {
+static int picture(GString *out, const struct page_picture *pic, const char *name, struct dl_err *e)
+{
     if (!pic->rgb) {
         g_string_append(out, "<rect");
         number(out, "x", pic->x + 0.5);
@@ -45,7 +48,8 @@ static int picture(GString *out, const struct page_picture *pic, const char *nam
     return 0;
 }
 
-static void line(GString *out, const struct page_line *t) {
+static void line(GString *out, const struct page_line *t)
+{
     if (!*t->text) return;
     g_string_append(out, "<text");
     number(out, "x", t->x + t->w / 2);
@@ -56,7 +60,8 @@ static void line(GString *out, const struct page_line *t) {
     g_string_append(out, "</text>\n");
 }
 
-int page_svg(const struct page *p, const char *name, uint8_t **data, int64_t *bytes, struct dl_err *e) {
+int page_svg(const struct page *p, const char *name, uint8_t **data, int64_t *bytes, struct dl_err *e)
+{
     GString *out = g_string_new("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<svg xmlns=\"http://www.w3.org/2000/svg\""
                                 " xmlns:xlink=\"http://www.w3.org/1999/xlink\"");
     number(out, "width", p->w);

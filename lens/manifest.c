@@ -39,32 +39,34 @@ struct manifest {
     double saved_at_s, save_took_s;
 };
 
-static double now_s(void) {
+static double now_s(void)
+{
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* Above 2^53 a number is not exact in every reader of JSON (and jansson's end at 2^63). */
-static json_t *seed_json(uint64_t seed) {
+static json_t *seed_json(uint64_t seed)
+{
     char digits[24];
     if (seed <= (uint64_t)1 << 53) return json_integer((json_int_t)seed);
     snprintf(digits, sizeof digits, "%" PRIu64, seed);
     return json_string(digits);
 }
 
-static json_t *block_json(int k) {
-    return k ? json_integer(k - 1) : json_null();
-}
+static json_t *block_json(int k) { return k ? json_integer(k - 1) : json_null(); }
 
-static json_t *model_json(const struct manifest_model *m) {
+static json_t *model_json(const struct manifest_model *m)
+{
     return json_pack("{ss ss ss ss}", "title", m->title, "name", m->name, "class", m->class_name, "fingerprint",
                      m->fingerprint);
 }
 
 /* Every object of the manifest is built the same way: json_pack steals what 'o' names and returns NULL when any part is
  * NULL (no memory, text that is not UTF-8). */
-static json_t *prompts_json(const struct manifest_spec *s) {
+static json_t *prompts_json(const struct manifest_spec *s)
+{
     json_t *list = json_array();
     for (int i = 0; i < s->n_prompts; i++)
         json_array_append_new(
@@ -84,14 +86,16 @@ static json_t *prompts_json(const struct manifest_spec *s) {
     return NULL;
 }
 
-static json_t *layers_json(const struct manifest_spec *s) {
+static json_t *layers_json(const struct manifest_spec *s)
+{
     json_t *list = json_array();
     for (int i = 0; i < s->n_layers; i++)
         json_array_append_new(list, json_pack("{si so}", "layer", s->layer[i], "block", block_json(s->layer[i])));
     return list;
 }
 
-static json_t *images_json(const struct manifest_spec *s) {
+static json_t *images_json(const struct manifest_spec *s)
+{
     json_t *list = json_array();
     for (int64_t i = 0; i < s->n_images; i++) {
         char file[NAMES_MAX];
@@ -107,11 +111,10 @@ static json_t *images_json(const struct manifest_spec *s) {
 }
 
 /* A deep copy: the caller's objects may change or go. */
-static json_t *copy_json(const json_t *j) {
-    return j ? json_deep_copy(j) : json_object();
-}
+static json_t *copy_json(const json_t *j) { return j ? json_deep_copy(j) : json_object(); }
 
-static int build(struct manifest *m, const struct manifest_spec *s, struct dl_err *e) {
+static int build(struct manifest *m, const struct manifest_spec *s, struct dl_err *e)
+{
     m->n = s->n_images;
     m->image = calloc((size_t)m->n + 1, sizeof *m->image);
     m->root =
@@ -137,7 +140,8 @@ static int build(struct manifest *m, const struct manifest_spec *s, struct dl_er
 
 /* Written by hand around jansson so that each image, layer and prompt stands on one line: people read and compare
  * these files. */
-static int add_text(char **text, size_t *n, size_t *room, const char *more, size_t bytes) {
+static int add_text(char **text, size_t *n, size_t *room, const char *more, size_t bytes)
+{
     if (*n + bytes + 1 > *room) {
         size_t want = (*n + bytes + 1) * 2;
         char *grown = realloc(*text, want);
@@ -151,20 +155,23 @@ static int add_text(char **text, size_t *n, size_t *room, const char *more, size
     return 0;
 }
 
-static int add_value(char **text, size_t *n, size_t *room, const json_t *value, const char *after) {
+static int add_value(char **text, size_t *n, size_t *room, const json_t *value, const char *after)
+{
     char *s = json_dumps(value, JSON_ENCODE_ANY);
     int rc = s ? add_text(text, n, room, s, strlen(s)) : -1;
     free(s);
     return rc || add_text(text, n, room, after, strlen(after)) ? -1 : 0;
 }
 
-static char *dump(json_t *root, size_t *bytes) {
+static char *dump(json_t *root, size_t *bytes)
+{
     char *text = NULL;
     size_t n = 0, room = 0, left = json_object_size(root), i;
     int rc = add_text(&text, &n, &room, "{\n", 2);
     const char *key;
     json_t *value, *one;
-    json_object_foreach(root, key, value) {
+    json_object_foreach(root, key, value)
+    {
         const char *end = --left ? ",\n" : "\n";
         json_t *name = json_string(key);
         rc |= add_text(&text, &n, &room, "  ", 2) | add_value(&text, &n, &room, name, ": ");
@@ -174,7 +181,8 @@ static char *dump(json_t *root, size_t *bytes) {
             rc |= add_value(&text, &n, &room, value, end);
         } else if (json_is_array(value)) {
             rc |= add_text(&text, &n, &room, "[\n", 2);
-            json_array_foreach(value, i, one) {
+            json_array_foreach(value, i, one)
+            {
                 rc |= add_text(&text, &n, &room, "    ", 4);
                 rc |= add_value(&text, &n, &room, one, i + 1 < parts ? ",\n" : "\n");
             }
@@ -182,7 +190,8 @@ static char *dump(json_t *root, size_t *bytes) {
         } else {
             const char *inner;
             rc |= add_text(&text, &n, &room, "{\n", 2);
-            json_object_foreach(value, inner, one) {
+            json_object_foreach(value, inner, one)
+            {
                 json_t *inner_name = json_string(inner);
                 rc |= add_text(&text, &n, &room, "    ", 4) | add_value(&text, &n, &room, inner_name, ": ");
                 json_decref(inner_name);
@@ -200,7 +209,8 @@ static char *dump(json_t *root, size_t *bytes) {
     return text;
 }
 
-static int save(struct manifest *m, struct dl_err *e) {
+static int save(struct manifest *m, struct dl_err *e)
+{
     double t0 = now_s();
     size_t bytes;
     char *text = dump(m->root, &bytes);
@@ -215,7 +225,8 @@ static int save(struct manifest *m, struct dl_err *e) {
 }
 
 /* A value as it stands in a message: short, and cut between characters. */
-static void show(char out[100], const json_t *v) {
+static void show(char out[100], const json_t *v)
+{
     char *s = v ? json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
     size_t n = s ? strlen(s) : 0;
     if (!v) {
@@ -230,7 +241,8 @@ static void show(char out[100], const json_t *v) {
     free(s);
 }
 
-static int refuse(const struct manifest *m, const char *what, const json_t *was, const json_t *is, struct dl_err *e) {
+static int refuse(const struct manifest *m, const char *what, const json_t *was, const json_t *is, struct dl_err *e)
+{
     char a[100], b[100];
     show(a, was);
     show(b, is);
@@ -241,7 +253,8 @@ static int refuse(const struct manifest *m, const char *what, const json_t *was,
 }
 
 /* The first difference inside two objects or lists of the same kind, with a name a user understands. */
-static int same_members(const struct manifest *m, const json_t *was, const json_t *is, struct dl_err *e) {
+static int same_members(const struct manifest *m, const json_t *was, const json_t *is, struct dl_err *e)
+{
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)is, key, v) if (!json_equal(json_object_get(was, key), v)) return refuse(
@@ -250,14 +263,16 @@ static int same_members(const struct manifest *m, const json_t *was, const json_
     return 0;
 }
 
-static json_t *layer_numbers(const json_t *layers) {
+static json_t *layer_numbers(const json_t *layers)
+{
     json_t *list = json_array(), *v;
     size_t i;
     json_array_foreach(layers, i, v) json_array_append(list, json_object_get(v, "layer"));
     return list;
 }
 
-static int same_sweep(const struct manifest *m, const struct manifest_doc *old, struct dl_err *e) {
+static int same_sweep(const struct manifest *m, const struct manifest_doc *old, struct dl_err *e)
+{
     const json_t *a = old->root, *b = m->root;
     if (!json_equal(json_object_get(a, "command"), json_object_get(b, "command")))
         return refuse(m, "command", json_object_get(a, "command"), json_object_get(b, "command"), e);
@@ -302,7 +317,8 @@ static int same_sweep(const struct manifest *m, const struct manifest_doc *old, 
     return 0;
 }
 
-static void mark_done(struct manifest *m, int64_t i, const char *sha256) {
+static void mark_done(struct manifest *m, int64_t i, const char *sha256)
+{
     struct entry *t = &m->image[i];
     if (!t->done) m->n_done++;
     t->done = true;
@@ -313,7 +329,8 @@ static void mark_done(struct manifest *m, int64_t i, const char *sha256) {
 
 /* Whether the file is a whole PNG that says it is exactly this image: what a run killed between an image's rename and
  * the manifest's leaves. */
-static bool carries_settings(const struct manifest *m, int64_t i) {
+static bool carries_settings(const struct manifest *m, int64_t i)
+{
     struct dl_png p;
     struct dl_err ignored = {0};
     if (dl_png_read(&p, m->image[i].path, &ignored)) return false;
@@ -325,7 +342,8 @@ static bool carries_settings(const struct manifest *m, int64_t i) {
     return same;
 }
 
-static void find_done(struct manifest *m, const struct manifest_doc *old) {
+static void find_done(struct manifest *m, const struct manifest_doc *old)
+{
     for (int64_t i = 0; i < m->n; i++) {
         char hex[SHA256_HEX];
         struct dl_err ignored = {0};
@@ -341,7 +359,8 @@ static void find_done(struct manifest *m, const struct manifest_doc *old) {
 }
 
 /* An output folder is new, empty, or one that dlens made. */
-static int check_contents(const struct manifest *m, bool *has_manifest, struct dl_err *e) {
+static int check_contents(const struct manifest *m, bool *has_manifest, struct dl_err *e)
+{
     *has_manifest = !access(m->file, F_OK);
     if (*has_manifest) return 0;
     DIR *d = opendir(m->dir);
@@ -360,7 +379,8 @@ static int check_contents(const struct manifest *m, bool *has_manifest, struct d
 }
 
 /* The lock file is removed at the close, so the one that was locked may be gone from the folder: then try again. */
-static int take_lock(struct manifest *m, struct dl_err *e) {
+static int take_lock(struct manifest *m, struct dl_err *e)
+{
     char path[PATH_MAX];
     if (snprintf(path, sizeof path, "%s/" LOCK_NAME, m->dir) >= (int)sizeof path)
         return dl_fail(e, DL_EFAIL, "%.200s...: the name is too long", m->dir);
@@ -391,7 +411,8 @@ static int take_lock(struct manifest *m, struct dl_err *e) {
     }
 }
 
-static void drop_lock(struct manifest *m) {
+static void drop_lock(struct manifest *m)
+{
     char path[PATH_MAX];
     if (m->lock_fd < 0) return;
     snprintf(path, sizeof path, "%s/" LOCK_NAME, m->dir);
@@ -399,7 +420,8 @@ static void drop_lock(struct manifest *m) {
     close(m->lock_fd);
 }
 
-static void release(struct manifest *m) {
+static void release(struct manifest *m)
+{
     drop_lock(m);
     for (int64_t i = 0; m->image && i < m->n; i++) free(m->image[i].path);
     free(m->image);
@@ -409,7 +431,8 @@ static void release(struct manifest *m) {
     free(m);
 }
 
-static int begin(struct manifest *m, const struct manifest_spec *s, struct dl_err *e) {
+static int begin(struct manifest *m, const struct manifest_spec *s, struct dl_err *e)
+{
     char images[PATH_MAX];
     struct manifest_doc old = {0};
     if (build(m, s, e) || outfile_folder(m->dir, e)) return -1;
@@ -431,7 +454,8 @@ static int begin(struct manifest *m, const struct manifest_spec *s, struct dl_er
     return 0;
 }
 
-int manifest_open(struct manifest **out, const char *dir, const struct manifest_spec *s, struct dl_err *e) {
+int manifest_open(struct manifest **out, const char *dir, const struct manifest_spec *s, struct dl_err *e)
+{
     *out = NULL;
     struct manifest *m = calloc(1, sizeof *m);
     if (!m) return dl_fail(e, DL_ENOMEM, "%s: no memory", dir);
@@ -450,40 +474,38 @@ int manifest_open(struct manifest **out, const char *dir, const struct manifest_
     return 0;
 }
 
-int manifest_close(struct manifest *m, struct dl_err *e) {
+int manifest_close(struct manifest *m, struct dl_err *e)
+{
     if (!m) return 0;
     int rc = m->dirty ? save(m, e) : 0;
     release(m);
     return rc;
 }
 
-bool manifest_is_done(struct manifest *m, int64_t image) {
+bool manifest_is_done(struct manifest *m, int64_t image)
+{
     pthread_mutex_lock(&m->mutex);
     bool done = m->image[image].done;
     pthread_mutex_unlock(&m->mutex);
     return done;
 }
 
-int64_t manifest_n_done(struct manifest *m) {
+int64_t manifest_n_done(struct manifest *m)
+{
     pthread_mutex_lock(&m->mutex);
     int64_t n = m->n_done;
     pthread_mutex_unlock(&m->mutex);
     return n;
 }
 
-bool manifest_is_resumed(const struct manifest *m) {
-    return m->resumed;
-}
+bool manifest_is_resumed(const struct manifest *m) { return m->resumed; }
 
-int64_t manifest_n_lost(const struct manifest *m) {
-    return m->n_lost;
-}
+int64_t manifest_n_lost(const struct manifest *m) { return m->n_lost; }
 
-const char *manifest_path(const struct manifest *m, int64_t image) {
-    return m->image[image].path;
-}
+const char *manifest_path(const struct manifest *m, int64_t image) { return m->image[image].path; }
 
-char *manifest_image_text(const struct manifest *m, int64_t image) {
+char *manifest_image_text(const struct manifest *m, int64_t image)
+{
     const struct entry *t = &m->image[image];
     const json_t *p = json_array_get(json_object_get(m->root, "prompts"), (size_t)t->prompt);
     const json_t *root = m->root;
@@ -497,7 +519,8 @@ char *manifest_image_text(const struct manifest *m, int64_t image) {
     return text;
 }
 
-int manifest_done(void *ctx, int64_t image, const char *sha256, int64_t bytes, struct dl_err *e) {
+int manifest_done(void *ctx, int64_t image, const char *sha256, int64_t bytes, struct dl_err *e)
+{
     struct manifest *m = ctx;
     (void)bytes;
     if (image < 0) return 0;

@@ -14,27 +14,31 @@ struct reader {
     struct dl_err *e;
 };
 
-static int bad(const struct reader *r, const char *what) {
+static int bad(const struct reader *r, const char *what)
+{
     return dl_fail(r->e, DL_EINPUT,
                    "%s: this is not a manifest of dlens: %s; move the file away or give another folder", r->path, what);
 }
 
 /* A member that must be text. */
-static const char *text_of(const struct reader *r, const json_t *object, const char *key) {
+static const char *text_of(const struct reader *r, const json_t *object, const char *key)
+{
     const char *s = json_string_value(json_object_get(object, key));
     if (!s) dl_fail(r->e, DL_EINPUT, "%s: this is not a manifest of dlens: no text \"%s\"", r->path, key);
     return s;
 }
 
 /* An integer in 0..max, or -1 after an error that names the place. */
-static int int_of(const struct reader *r, const json_t *object, const char *key, int max, const char *list, size_t i) {
+static int int_of(const struct reader *r, const json_t *object, const char *key, int max, const char *list, size_t i)
+{
     const json_t *v = json_object_get(object, key);
     json_int_t n = json_integer_value(v);
     if (json_is_integer(v) && n >= 0 && n <= max) return (int)n;
     return dl_fail(r->e, DL_EINPUT, "%s: %s[%zu].%s is not a number in 0..%d", r->path, list, i, key, max);
 }
 
-static int seed_of(const json_t *v, uint64_t *seed) {
+static int seed_of(const json_t *v, uint64_t *seed)
+{
     if (json_is_integer(v) && json_integer_value(v) >= 0) {
         *seed = (uint64_t)json_integer_value(v);
         return 0;
@@ -46,7 +50,8 @@ static int seed_of(const json_t *v, uint64_t *seed) {
     return errno ? -1 : 0;
 }
 
-static int read_prompts(struct manifest_doc *d, const struct reader *r) {
+static int read_prompts(struct manifest_doc *d, const struct reader *r)
+{
     const json_t *list = json_object_get(d->root, "prompts");
     size_t n = json_array_size(list);
     if (!json_is_array(list) || n > INT_MAX) return bad(r, "no list \"prompts\"");
@@ -64,7 +69,8 @@ static int read_prompts(struct manifest_doc *d, const struct reader *r) {
     return 0;
 }
 
-static int read_layers(struct manifest_doc *d, const struct reader *r) {
+static int read_layers(struct manifest_doc *d, const struct reader *r)
+{
     const json_t *list = json_object_get(d->root, "layers");
     size_t n = json_array_size(list);
     if (!json_is_array(list) || n > MAX_LAYER) return bad(r, "no list \"layers\"");
@@ -76,7 +82,8 @@ static int read_layers(struct manifest_doc *d, const struct reader *r) {
     return 0;
 }
 
-static int read_image(struct manifest_doc *d, const struct reader *r, const json_t *entry, size_t i) {
+static int read_image(struct manifest_doc *d, const struct reader *r, const json_t *entry, size_t i)
+{
     struct manifest_image *m = &d->image[i];
     m->prompt = int_of(r, entry, "prompt", d->n_prompts - 1, "images", i);
     m->k = int_of(r, entry, "layer", MAX_LAYER, "images", i);
@@ -100,7 +107,8 @@ static int read_image(struct manifest_doc *d, const struct reader *r, const json
     return 0;
 }
 
-static int read_images(struct manifest_doc *d, const struct reader *r) {
+static int read_images(struct manifest_doc *d, const struct reader *r)
+{
     const json_t *list = json_object_get(d->root, "images");
     size_t n = json_array_size(list);
     if (!json_is_array(list)) return bad(r, "no list \"images\"");
@@ -112,7 +120,8 @@ static int read_images(struct manifest_doc *d, const struct reader *r) {
     return 0;
 }
 
-static int read_doc(struct manifest_doc *d, const struct reader *r) {
+static int read_doc(struct manifest_doc *d, const struct reader *r)
+{
     const json_t *schema = json_object_get(d->root, "schema"), *model = json_object_get(d->root, "model");
     if (!json_is_integer(schema)) return bad(r, "no number \"schema\"");
     if (json_integer_value(schema) != MANIFEST_SCHEMA)
@@ -132,7 +141,8 @@ static int read_doc(struct manifest_doc *d, const struct reader *r) {
     return read_prompts(d, r) || read_layers(d, r) || read_images(d, r) ? -1 : 0;
 }
 
-int manifest_read(struct manifest_doc *d, const char *dir, struct dl_err *e) {
+int manifest_read(struct manifest_doc *d, const char *dir, struct dl_err *e)
+{
     *d = (struct manifest_doc){0};
     char path[PATH_MAX];
     if (snprintf(path, sizeof path, "%s/manifest.json", dir) >= (int)sizeof path)
@@ -155,7 +165,8 @@ int manifest_read(struct manifest_doc *d, const char *dir, struct dl_err *e) {
     return 0;
 }
 
-void manifest_doc_close(struct manifest_doc *d) {
+void manifest_doc_close(struct manifest_doc *d)
+{
     free(d->prompt);
     free(d->layer);
     free(d->image);

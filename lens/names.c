@@ -3,19 +3,23 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-void names_image(char out[NAMES_MAX], const char *folder, int prompt, uint64_t seed, int k) {
+void names_image(char out[NAMES_MAX], const char *folder, int prompt, uint64_t seed, int k)
+{
     snprintf(out, NAMES_MAX, "%.16s/p%03d_s%" PRIu64 "_k%02d.png", folder, prompt, seed, k);
 }
 
-void names_latent(char out[NAMES_MAX], int prompt, uint64_t seed, int k) {
+void names_latent(char out[NAMES_MAX], int prompt, uint64_t seed, int k)
+{
     snprintf(out, NAMES_MAX, "p%03d.s%" PRIu64 ".k%02d", prompt, seed, k);
 }
 
-void names_snapshot(char out[NAMES_MAX], int prompt, const char *folder, const char *what) {
+void names_snapshot(char out[NAMES_MAX], int prompt, const char *folder, const char *what)
+{
     snprintf(out, NAMES_MAX, "p%03d.%.32s.%.32s", prompt, folder, what);
 }
 
-void names_grid(char out[NAMES_MAX], bool only_one, int prompt, uint64_t seed, const char *suffix) {
+void names_grid(char out[NAMES_MAX], bool only_one, int prompt, uint64_t seed, const char *suffix)
+{
     if (only_one)
         snprintf(out, NAMES_MAX, "grid.%.8s", suffix);
     else

@@ -12,7 +12,8 @@
 #include <unistd.h>
 
 /* The entry in the folder must last too. Some file systems cannot sync a folder; the file itself is safe then. */
-static void sync_folder_of(const char *path) {
+static void sync_folder_of(const char *path)
+{
     char folder[PATH_MAX];
     const char *slash = strrchr(path, '/');
     int n = slash ? (slash == path ? 1 : (int)(slash - path)) : 1;
@@ -23,7 +24,8 @@ static void sync_folder_of(const char *path) {
     close(fd);
 }
 
-static int write_all(int fd, const uint8_t *data, int64_t bytes) {
+static int write_all(int fd, const uint8_t *data, int64_t bytes)
+{
     while (bytes > 0) {
         ssize_t n = write(fd, data, bytes < (1 << 30) ? (size_t)bytes : (size_t)1 << 30);
         if (n < 0 && errno == EINTR) continue;
@@ -34,7 +36,8 @@ static int write_all(int fd, const uint8_t *data, int64_t bytes) {
     return fsync(fd);
 }
 
-int outfile_write(const char *path, const void *data, int64_t bytes, struct dl_err *e) {
+int outfile_write(const char *path, const void *data, int64_t bytes, struct dl_err *e)
+{
     char tmp[PATH_MAX];
     if (snprintf(tmp, sizeof tmp, "%s.%ld.tmp", path, (long)getpid()) >= (int)sizeof tmp)
         return dl_fail(e, DL_EFAIL, "%.200s...: the name is too long", path);
@@ -51,7 +54,8 @@ int outfile_write(const char *path, const void *data, int64_t bytes, struct dl_e
     return 0;
 }
 
-int outfile_folder(const char *path, struct dl_err *e) {
+int outfile_folder(const char *path, struct dl_err *e)
+{
     char part[PATH_MAX];
     size_t n = strlen(path);
     if (!n || n >= sizeof part) return dl_fail(e, DL_EFAIL, "%.200s: no name for a folder", path);
@@ -74,7 +78,8 @@ int outfile_folder(const char *path, struct dl_err *e) {
     return 0;
 }
 
-int outfile_read(const char *path, int64_t max_bytes, uint8_t **data, int64_t *bytes, struct dl_err *e) {
+int outfile_read(const char *path, int64_t max_bytes, uint8_t **data, int64_t *bytes, struct dl_err *e)
+{
     *data = NULL;
     /* Not blocking: a pipe in the place of a file must not hold the program. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -112,7 +117,8 @@ int outfile_read(const char *path, int64_t max_bytes, uint8_t **data, int64_t *b
     return 0;
 }
 
-bool outfile_is_temporary(const char *name) {
+bool outfile_is_temporary(const char *name)
+{
     size_t n = strlen(name);
     if (n < 7 || strcmp(name + n - 4, ".tmp")) return false;
     size_t i = n - 4;
@@ -120,7 +126,8 @@ bool outfile_is_temporary(const char *name) {
     return i < n - 4 && i > 1 && name[i - 1] == '.';
 }
 
-void outfile_sweep(const char *folder) {
+void outfile_sweep(const char *folder)
+{
     DIR *d = opendir(folder);
     if (!d) return;
     for (struct dirent *f; (f = readdir(d));)

@@ -17,7 +17,8 @@ struct job {
 };
 
 /* libpng requires these two not to return and to return. Its message names the chunk. */
-static void on_error(png_structp png, png_const_charp why) {
+static void on_error(png_structp png, png_const_charp why)
+{
     struct job *j = png_get_error_ptr(png);
     if (j->code == DL_EINPUT)
         dl_fail(j->e, j->code, "%s: not a PNG that can be read: %s (near byte %lld)", j->name, why, (long long)j->at);
@@ -26,12 +27,14 @@ static void on_error(png_structp png, png_const_charp why) {
     png_longjmp(png, 1);
 }
 
-static void on_warning(png_structp png, png_const_charp why) {
+static void on_warning(png_structp png, png_const_charp why)
+{
     (void)png;
     (void)why;
 }
 
-static void on_write(png_structp png, png_bytep data, size_t n) {
+static void on_write(png_structp png, png_bytep data, size_t n)
+{
     struct job *j = png_get_io_ptr(png);
     if ((int64_t)n > j->room - j->bytes) {
         int64_t room = (j->bytes + (int64_t)n) * 2;
@@ -44,11 +47,10 @@ static void on_write(png_structp png, png_bytep data, size_t n) {
     j->bytes += (int64_t)n;
 }
 
-static void on_flush(png_structp png) {
-    (void)png;
-}
+static void on_flush(png_structp png) { (void)png; }
 
-static void on_read(png_structp png, png_bytep data, size_t n) {
+static void on_read(png_structp png, png_bytep data, size_t n)
+{
     struct job *j = png_get_io_ptr(png);
     if ((int64_t)n > j->bytes - j->at) png_error(png, "the file ends early");
     memcpy(data, j->in + j->at, n);
@@ -56,7 +58,8 @@ static void on_read(png_structp png, png_bytep data, size_t n) {
 }
 
 /* Everything between png_create and png_destroy: libpng leaves it by longjmp, so nothing here may own memory. */
-static int write_parts(png_structp png, png_infop info, const uint8_t *rgb, int w, int h, png_textp text, int n_text) {
+static int write_parts(png_structp png, png_infop info, const uint8_t *rgb, int w, int h, png_textp text, int n_text)
+{
     if (setjmp(png_jmpbuf(png))) return -1;
     png_set_user_limits(png, DL_PNG_MAX_SIDE, DL_PNG_MAX_SIDE);
     png_set_IHDR(png, info, (png_uint_32)w, (png_uint_32)h, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
@@ -70,7 +73,8 @@ static int write_parts(png_structp png, png_infop info, const uint8_t *rgb, int 
     return 0;
 }
 
-static int encode(struct job *j, const uint8_t *rgb, int w, int h, const struct dl_png_text *text, int n_text) {
+static int encode(struct job *j, const uint8_t *rgb, int w, int h, const struct dl_png_text *text, int n_text)
+{
     if (w < 1 || h < 1 || w > DL_PNG_MAX_SIDE || h > DL_PNG_MAX_SIDE)
         return dl_fail(j->e, DL_EFAIL, "%s: a PNG of %d x %d pixels cannot be made, 1 to %d a side can", j->name, w, h,
                        DL_PNG_MAX_SIDE);
@@ -100,7 +104,8 @@ static int encode(struct job *j, const uint8_t *rgb, int w, int h, const struct 
 }
 
 static int encode_named(const char *name, const uint8_t *rgb, int w, int h, const struct dl_png_text *text, int n_text,
-                        uint8_t **data, int64_t *bytes, struct dl_err *e) {
+                        uint8_t **data, int64_t *bytes, struct dl_err *e)
+{
     struct job j = {.name = name, .e = e, .code = DL_EFAIL};
     if (encode(&j, rgb, w, h, text, n_text)) {
         free(j.out);
@@ -113,12 +118,14 @@ static int encode_named(const char *name, const uint8_t *rgb, int w, int h, cons
 }
 
 int dl_png_encode(const uint8_t *rgb, int w, int h, const struct dl_png_text *text, int n_text, uint8_t **data,
-                  int64_t *bytes, struct dl_err *e) {
+                  int64_t *bytes, struct dl_err *e)
+{
     return encode_named("picture", rgb, w, h, text, n_text, data, bytes, e);
 }
 
 int dl_png_write(const char *path, const uint8_t *rgb, int w, int h, const struct dl_png_text *text, int n_text,
-                 struct dl_err *e) {
+                 struct dl_err *e)
+{
     uint8_t *data;
     int64_t bytes;
     if (encode_named(path, rgb, w, h, text, n_text, &data, &bytes, e)) return -1;
@@ -127,7 +134,8 @@ int dl_png_write(const char *path, const uint8_t *rgb, int w, int h, const struc
     return rc;
 }
 
-static int read_head(png_structp png, png_infop info, struct dl_png *p) {
+static int read_head(png_structp png, png_infop info, struct dl_png *p)
+{
     if (setjmp(png_jmpbuf(png))) return -1;
     png_set_user_limits(png, DL_PNG_MAX_SIDE, DL_PNG_MAX_SIDE);
     png_set_chunk_malloc_max(png, DL_PNG_MAX_TEXT);
@@ -147,14 +155,16 @@ static int read_head(png_structp png, png_infop info, struct dl_png *p) {
     return 0;
 }
 
-static int read_pixels(png_structp png, png_infop info, png_bytep *row) {
+static int read_pixels(png_structp png, png_infop info, png_bytep *row)
+{
     if (setjmp(png_jmpbuf(png))) return -1;
     png_read_image(png, row);
     png_read_end(png, info);
     return 0;
 }
 
-static int keep_text(struct dl_png *p, png_structp png, png_infop info) {
+static int keep_text(struct dl_png *p, png_structp png, png_infop info)
+{
     png_textp t = NULL;
     int n = 0;
     png_get_text(png, info, &t, &n);
@@ -168,7 +178,8 @@ static int keep_text(struct dl_png *p, png_structp png, png_infop info) {
     return 0;
 }
 
-int dl_png_decode(struct dl_png *p, const uint8_t *data, int64_t bytes, const char *name, struct dl_err *e) {
+int dl_png_decode(struct dl_png *p, const uint8_t *data, int64_t bytes, const char *name, struct dl_err *e)
+{
     *p = (struct dl_png){0};
     struct job j = {.name = name, .e = e, .code = DL_EINPUT, .in = data, .bytes = bytes};
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &j, on_error, on_warning);
@@ -195,7 +206,8 @@ int dl_png_decode(struct dl_png *p, const uint8_t *data, int64_t bytes, const ch
     return rc;
 }
 
-int dl_png_read(struct dl_png *p, const char *path, struct dl_err *e) {
+int dl_png_read(struct dl_png *p, const char *path, struct dl_err *e)
+{
     *p = (struct dl_png){0};
     uint8_t *data;
     int64_t bytes;
@@ -205,7 +217,8 @@ int dl_png_read(struct dl_png *p, const char *path, struct dl_err *e) {
     return rc;
 }
 
-void dl_png_close(struct dl_png *p) {
+void dl_png_close(struct dl_png *p)
+{
     for (int i = 0; i < p->n_text; i++) {
         free((char *)p->text[i].key);
         free((char *)p->text[i].value);
@@ -215,7 +228,8 @@ void dl_png_close(struct dl_png *p) {
     *p = (struct dl_png){0};
 }
 
-const char *dl_png_find(const struct dl_png *p, const char *key) {
+const char *dl_png_find(const struct dl_png *p, const char *key)
+{
     for (int i = 0; i < p->n_text; i++)
         if (!strcmp(p->text[i].key, key)) return p->text[i].value;
     return NULL;

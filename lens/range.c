@@ -15,26 +15,30 @@ struct asked {
     struct dl_err *e;
 };
 
-static int none_such(const struct asked *a, const char *item, int len, long long number) {
+static int none_such(const struct asked *a, const char *item, int len, long long number)
+{
     return dl_fail(a->e, DL_EUSAGE, "%s %.*s: there is no %s %lld; this model has %ss 0..%d", a->option, len, item,
                    a->noun, number, a->noun, a->n - 1);
 }
 
-static int not_understood(const struct asked *a, const char *item, int len) {
+static int not_understood(const struct asked *a, const char *item, int len)
+{
     return dl_fail(a->e, DL_EUSAGE,
                    "%s: \"%.*s\" is not a %s; give numbers 0..%d, start:stop:step, \"all\" or \"last\", with commas "
                    "between",
                    a->option, len < 60 ? len : 60, item, a->noun, a->n - 1);
 }
 
-static void take(struct asked *a, int i) {
+static void take(struct asked *a, int i)
+{
     if (a->seen[i]) return;
     a->seen[i] = true;
     a->r->k[a->r->n++] = i + a->add;
 }
 
 /* Reads one number that ends at `end` or at a colon; *given is false when there is none. */
-static int read_number(const char **p, const char *end, long long *value, bool *given) {
+static int read_number(const char **p, const char *end, long long *value, bool *given)
+{
     char digits[24];
     size_t n = 0;
     while (*p < end && **p != ':') {
@@ -54,7 +58,8 @@ static int read_number(const char **p, const char *end, long long *value, bool *
     return errno || *value > 1000000000 || *value < -1000000000 ? -1 : 0;
 }
 
-static int take_item(struct asked *a, const char *item, int len) {
+static int take_item(struct asked *a, const char *item, int len)
+{
     const char *p = item, *end = item + len;
     if (len == 3 && !memcmp(item, "all", 3)) {
         for (int i = 0; i < a->n; i++) take(a, i);
@@ -96,7 +101,8 @@ static int take_item(struct asked *a, const char *item, int len) {
     return 0;
 }
 
-int range_parse(struct range *r, const char *text, enum range_unit unit, int n_blocks, struct dl_err *e) {
+int range_parse(struct range *r, const char *text, enum range_unit unit, int n_blocks, struct dl_err *e)
+{
     *r = (struct range){0};
     bool blocks = unit == RANGE_BLOCKS;
     struct asked a = {.option = blocks ? "--blocks" : "--layers",
@@ -124,7 +130,8 @@ int range_parse(struct range *r, const char *text, enum range_unit unit, int n_b
     return rc;
 }
 
-void range_close(struct range *r) {
+void range_close(struct range *r)
+{
     free(r->k);
     *r = (struct range){0};
 }

@@ -29,7 +29,8 @@ struct writer {
     void *ctx;
 };
 
-static void item_free(struct item *it) {
+static void item_free(struct item *it)
+{
     for (int i = 0; i < it->n_text; i++) {
         free((char *)it->text[i].key);
         free((char *)it->text[i].value);
@@ -39,7 +40,8 @@ static void item_free(struct item *it) {
     free(it->path);
 }
 
-static int item_copy(struct item *it, const struct writer_job *j) {
+static int item_copy(struct item *it, const struct writer_job *j)
+{
     size_t bytes = (size_t)j->w * (size_t)j->h * 3;
     *it = (struct item){.index = j->index, .w = j->w, .h = j->h};
     it->path = strdup(j->path);
@@ -59,7 +61,8 @@ static int item_copy(struct item *it, const struct writer_job *j) {
     return 0;
 }
 
-static int put(struct writer *w, struct item *it, struct dl_err *e) {
+static int put(struct writer *w, struct item *it, struct dl_err *e)
+{
     uint8_t *data;
     int64_t bytes;
     char hex[SHA256_HEX];
@@ -72,7 +75,8 @@ static int put(struct writer *w, struct item *it, struct dl_err *e) {
     return rc;
 }
 
-static void *run(void *arg) {
+static void *run(void *arg)
+{
     struct writer *w = arg;
     pthread_mutex_lock(&w->lock);
     for (;;) {
@@ -94,7 +98,8 @@ static void *run(void *arg) {
     return NULL;
 }
 
-static void release(struct writer *w) {
+static void release(struct writer *w)
+{
     pthread_cond_destroy(&w->room);
     pthread_cond_destroy(&w->more);
     pthread_mutex_destroy(&w->lock);
@@ -102,7 +107,8 @@ static void release(struct writer *w) {
     free(w);
 }
 
-int writer_open(struct writer **out, int queue, writer_done done, void *ctx, struct dl_err *e) {
+int writer_open(struct writer **out, int queue, writer_done done, void *ctx, struct dl_err *e)
+{
     *out = NULL;
     struct writer *w = calloc(1, sizeof *w);
     if (w) w->item = calloc((size_t)queue, sizeof *w->item);
@@ -125,7 +131,8 @@ int writer_open(struct writer **out, int queue, writer_done done, void *ctx, str
     return 0;
 }
 
-int writer_push(struct writer *w, const struct writer_job *job, struct dl_err *e) {
+int writer_push(struct writer *w, const struct writer_job *job, struct dl_err *e)
+{
     struct item it;
     if (item_copy(&it, job))
         return dl_fail(e, DL_ENOMEM, "%s: no memory for its %d x %d pixels", job->path, job->w, job->h);
@@ -144,7 +151,8 @@ int writer_push(struct writer *w, const struct writer_job *job, struct dl_err *e
     return rc;
 }
 
-int writer_close(struct writer *w, struct dl_err *e) {
+int writer_close(struct writer *w, struct dl_err *e)
+{
     if (!w) return 0;
     pthread_mutex_lock(&w->lock);
     w->end = true;

@@ -12,7 +12,8 @@
 
 enum { FOLDER_PATH = 600 };
 
-static inline void folder_remove(const char *path) {
+static inline void folder_remove(const char *path)
+{
     struct stat st;
     if (!lstat(path, &st) && S_ISDIR(st.st_mode)) {
         DIR *d = opendir(path);
@@ -29,14 +30,16 @@ static inline void folder_remove(const char *path) {
 }
 
 /* A new folder; its name is copied to `path`. Returns 0, as cmocka's setups do. */
-static inline int folder_make(char path[FOLDER_PATH]) {
+static inline int folder_make(char path[FOLDER_PATH])
+{
     const char *tmp = getenv("TMPDIR");
     snprintf(path, FOLDER_PATH, "%s/dlens-test-XXXXXX", tmp && strlen(tmp) < 400 ? tmp : "/tmp");
     return mkdtemp(path) ? 0 : -1;
 }
 
 /* The bytes of a file with a zero byte behind them, or NULL. */
-static inline char *folder_read(const char *path, int64_t *bytes) {
+static inline char *folder_read(const char *path, int64_t *bytes)
+{
     FILE *f = fopen(path, "rb");
     if (!f) return NULL;
     fseek(f, 0, SEEK_END);
@@ -52,7 +55,8 @@ static inline char *folder_read(const char *path, int64_t *bytes) {
     return data;
 }
 
-static inline int folder_write(const char *path, const void *data, int64_t bytes) {
+static inline int folder_write(const char *path, const void *data, int64_t bytes)
+{
     FILE *f = fopen(path, "wb");
     if (!f) return -1;
     size_t n = fwrite(data, 1, (size_t)bytes, f);
@@ -60,7 +64,8 @@ static inline int folder_write(const char *path, const void *data, int64_t bytes
 }
 
 /* How many entries a folder has. */
-static inline int folder_count(const char *path) {
+static inline int folder_count(const char *path)
+{
     int n = 0;
     DIR *d = opendir(path);
     for (struct dirent *f; d && (f = readdir(d));) n += strcmp(f->d_name, ".") && strcmp(f->d_name, "..");

@@ -10,18 +10,21 @@
 
 static char dir[FOLDER_PATH];
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     return folder_make(dir);
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     folder_remove(dir);
     return 0;
 }
 
-static uint8_t *noise(int w, int h) {
+static uint8_t *noise(int w, int h)
+{
     uint8_t *rgb = malloc((size_t)w * (size_t)h * 3);
     uint32_t s = 12345;
     assert_non_null(rgb);
@@ -32,7 +35,8 @@ static uint8_t *noise(int w, int h) {
     return rgb;
 }
 
-static void round_trip(void **state) {
+static void round_trip(void **state)
+{
     (void)state;
     static const int size[][2] = {{1, 1}, {64, 64}, {33, 17}, {512, 3}};
     const struct dl_png_text text[] = {
@@ -66,7 +70,8 @@ static void round_trip(void **state) {
     }
 }
 
-static void text_of_100_kb(void **state) {
+static void text_of_100_kb(void **state)
+{
     (void)state;
     char *value = malloc(100001);
     uint8_t *rgb = noise(2, 2), *data;
@@ -87,7 +92,8 @@ static void text_of_100_kb(void **state) {
     free(value);
 }
 
-static void damaged(void **state) {
+static void damaged(void **state)
+{
     (void)state;
     const struct dl_png_text text = {"prompt", "a cat"};
     uint8_t *rgb = noise(16, 16), *data;
@@ -128,7 +134,8 @@ static void damaged(void **state) {
 }
 
 /* A PNG by hand: stored deflate blocks, so that any header and any pixels can be put together. */
-static uint32_t crc_of(const uint8_t *p, size_t n) {
+static uint32_t crc_of(const uint8_t *p, size_t n)
+{
     uint32_t c = ~0u;
     for (size_t i = 0; i < n; i++) {
         c ^= p[i];
@@ -137,11 +144,13 @@ static uint32_t crc_of(const uint8_t *p, size_t n) {
     return ~c;
 }
 
-static void put32(uint8_t *p, uint32_t v) {
+static void put32(uint8_t *p, uint32_t v)
+{
     for (int i = 0; i < 4; i++) p[i] = (uint8_t)(v >> (24 - 8 * i));
 }
 
-static int64_t chunk(uint8_t *to, const char *type, const uint8_t *data, uint32_t n) {
+static int64_t chunk(uint8_t *to, const char *type, const uint8_t *data, uint32_t n)
+{
     put32(to, n);
     memcpy(to + 4, type, 4);
     memcpy(to + 8, data, n);
@@ -149,7 +158,8 @@ static int64_t chunk(uint8_t *to, const char *type, const uint8_t *data, uint32_
     return 12 + (int64_t)n;
 }
 
-static int64_t by_hand(uint8_t *to, uint32_t w, uint32_t h, int depth, int colour, const uint8_t *rows, uint16_t n) {
+static int64_t by_hand(uint8_t *to, uint32_t w, uint32_t h, int depth, int colour, const uint8_t *rows, uint16_t n)
+{
     static const uint8_t magic[8] = {0x89, 'P', 'N', 'G', 13, 10, 26, 10};
     uint8_t head[13] = {0}, z[256] = {0x78, 0x01, 1};
     uint32_t a = 1, b = 0;
@@ -176,7 +186,8 @@ static int64_t by_hand(uint8_t *to, uint32_t w, uint32_t h, int depth, int colou
     return at + chunk(to + at, "IEND", head, 0);
 }
 
-static void of_others(void **state) {
+static void of_others(void **state)
+{
     (void)state;
     struct other {
         int depth, colour;
@@ -204,7 +215,8 @@ static void of_others(void **state) {
     }
 }
 
-static void hostile(void **state) {
+static void hostile(void **state)
+{
     (void)state;
     static const uint32_t size[][2] = {{0, 1},     {1, 0},         {0x7fffffff, 0x7fffffff},
                                        {40000, 1}, {32767, 32767}, {1u << 31, 1}};
@@ -245,7 +257,8 @@ static void hostile(void **state) {
     assert_non_null(strstr(e.msg, "/nonexistent/a.png"));
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {cmocka_unit_test(round_trip), cmocka_unit_test(text_of_100_kb),
                                        cmocka_unit_test(damaged), cmocka_unit_test(of_others),
                                        cmocka_unit_test(hostile)};

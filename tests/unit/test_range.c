@@ -18,7 +18,8 @@ struct good {
     const char *text, *want;
 };
 
-static void accepted(void **state) {
+static void accepted(void **state)
+{
     (void)state;
     static const struct good table[] = {
         {RANGE_LAYERS, 12, "1:13", "1 2 3 4 5 6 7 8 9 10 11 12"},
@@ -61,7 +62,8 @@ struct wrong {
     const char *text, *says;
 };
 
-static void refused(void **state) {
+static void refused(void **state)
+{
     (void)state;
     static const struct wrong table[] = {
         {RANGE_LAYERS, "13", "--layers 13: there is no layer 13; this model has layers 0..12"},
@@ -109,7 +111,8 @@ static void refused(void **state) {
     free(long_text);
 }
 
-static void names(void **state) {
+static void names(void **state)
+{
     (void)state;
     char s[NAMES_MAX];
     names_image(s, "images", 0, 17, 5);
@@ -126,7 +129,8 @@ static void names(void **state) {
     assert_string_equal(s, "grid_p003_s17.pdf");
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {cmocka_unit_test(accepted), cmocka_unit_test(refused), cmocka_unit_test(names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

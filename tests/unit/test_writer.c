@@ -15,18 +15,21 @@
 
 static char dir[FOLDER_PATH];
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     return folder_make(dir);
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     folder_remove(dir);
     return 0;
 }
 
-static void sha256_known(void **state) {
+static void sha256_known(void **state)
+{
     (void)state;
     char hex[SHA256_HEX], path[FOLDER_PATH + 8];
     sha256_bytes(hex, "", 0);
@@ -55,7 +58,8 @@ struct seen {
     int n, fail_at;
 };
 
-static int note(void *ctx, int64_t index, const char *sha256, int64_t bytes, struct dl_err *e) {
+static int note(void *ctx, int64_t index, const char *sha256, int64_t bytes, struct dl_err *e)
+{
     struct seen *s = ctx;
     (void)bytes;
     if (s->n == s->fail_at) return dl_fail(e, DL_EFAIL, "the manifest said no");
@@ -64,12 +68,11 @@ static int note(void *ctx, int64_t index, const char *sha256, int64_t bytes, str
     return 0;
 }
 
-static void path_of(char path[FOLDER_PATH + 32], int i) {
-    snprintf(path, FOLDER_PATH + 32, "%s/%02d.png", dir, i);
-}
+static void path_of(char path[FOLDER_PATH + 32], int i) { snprintf(path, FOLDER_PATH + 32, "%s/%02d.png", dir, i); }
 
 /* Pushes picture i, a colour and a size of its own. */
-static int push(struct writer *w, int i, int side, struct dl_err *e) {
+static int push(struct writer *w, int i, int side, struct dl_err *e)
+{
     char path[FOLDER_PATH + 32], name[32];
     uint8_t *rgb = malloc((size_t)side * (size_t)side * 3);
     assert_non_null(rgb);
@@ -89,7 +92,8 @@ static int push(struct writer *w, int i, int side, struct dl_err *e) {
     return rc;
 }
 
-static void in_order(void **state) {
+static void in_order(void **state)
+{
     (void)state;
     for (int queue = 1; queue <= 9; queue += 4) {
         struct seen s = {.fail_at = -1};
@@ -118,7 +122,8 @@ static void in_order(void **state) {
     }
 }
 
-static void first_error_stays(void **state) {
+static void first_error_stays(void **state)
+{
     (void)state;
     struct seen s = {.fail_at = 2};
     struct writer *w;
@@ -144,7 +149,8 @@ static void first_error_stays(void **state) {
 }
 
 /* A limit on the size of files stands in for a full disk: write() fails in the middle of a file either way. */
-static void full_disk(void **state) {
+static void full_disk(void **state)
+{
     (void)state;
     struct rlimit was, small;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
@@ -168,7 +174,8 @@ static void full_disk(void **state) {
     assert_int_equal(folder_count(dir), 1); /* the finished one, and no temporary file */
 }
 
-static void temporary_names(void **state) {
+static void temporary_names(void **state)
+{
     (void)state;
     assert_true(outfile_is_temporary("a.png.123.tmp"));
     assert_true(outfile_is_temporary("manifest.json.1.tmp"));
@@ -195,7 +202,8 @@ static void temporary_names(void **state) {
     assert_non_null(strstr(e.msg, "Not a directory"));
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {cmocka_unit_test(sha256_known), cmocka_unit_test(in_order),
                                        cmocka_unit_test(first_error_stays), cmocka_unit_test(full_disk),
                                        cmocka_unit_test(temporary_names)};
