@@ -32,7 +32,10 @@ int dl_fail_in(struct dl_err *e, const char *fmt, ...)
     vsnprintf(head, sizeof head, fmt, ap);
     va_end(ap);
     clean(head);
-    int n = snprintf(e->msg, sizeof e->msg, "%s: ", head);
-    if (n >= 0 && (size_t)n < sizeof e->msg) strncpy(e->msg + n, old, sizeof e->msg - 1 - (size_t)n);
+    size_t n = strlen(head), room = sizeof e->msg - 1;
+    memcpy(e->msg, head, n);
+    for (const char *s = ": "; *s && n < room; s++) e->msg[n++] = *s;
+    for (const char *s = old; *s && n < room; s++) e->msg[n++] = *s;
+    e->msg[n] = 0;
     return -1;
 }

@@ -51,6 +51,7 @@ uint8_t dl_e4m3_of(float f)
     uint8_t sign = signbit(f) ? 0x80 : 0;
     float a = fabsf(f);
     if (isnan(f)) return sign | 0x7f;
+    if (a == 0) return sign;
     if (a >= 448.0f) return sign | 0x7e;
     int e;
     frexpf(a, &e);                                  /* a = m * 2^e, m in [0.5, 1) */
@@ -69,12 +70,16 @@ float dl_e4m3_to(uint8_t q)
     return q & 0x80 ? -a : a;
 }
 
+/* Tensors in files need not be aligned to their type. */
+typedef float unaligned_f32 __attribute__((aligned(1)));
+typedef uint16_t unaligned_u16 __attribute__((aligned(1)));
+
 float dl_load(const void *p, int t, int64_t i)
 {
     switch (t) {
-    case DL_F32: return ((const float *)p)[i];
-    case DL_F16: return dl_f16_to(((const uint16_t *)p)[i]);
-    case DL_BF16: return dl_bf16_to(((const uint16_t *)p)[i]);
+    case DL_F32: return ((const unaligned_f32 *)p)[i];
+    case DL_F16: return dl_f16_to(((const unaligned_u16 *)p)[i]);
+    case DL_BF16: return dl_bf16_to(((const unaligned_u16 *)p)[i]);
     case DL_E4M3: return dl_e4m3_to(((const uint8_t *)p)[i]);
     default: return NAN;
     }
@@ -92,18 +97,18 @@ void dl_store(void *p, int t, int64_t i, float v)
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx,f16c"))) static int64_t widen_f16(float *d, const uint16_t *s, int64_t n)
+__attribute__((target("avx,f16c"))) static int64_t widen_f16(float *d, const unaligned_u16 *s, int64_t n)
 {
     int64_t i = 0;
     for (; i + 8 <= n; i += 8) _mm256_storeu_ps(d + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(s + i))));
     return i;
 }
 
-__attribute__((target("avx,f16c"))) static int64_t narrow_f16(uint16_t *d, const float *s, int64_t n)
+__attribute__((target("avx,f16c"))) static int64_t narrow_f16(uint16_t *d, const unaligned_f32 *s, int64_t n)
 {
     int64_t i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(d + i), _mm256_cvtps_ph(_mm256_loadu_ps(s + i), _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128((__m128i *)(d + i), _mm256_cvtps_ph(_mm256_loadu_ps((const float *)(s + i)), _MM_FROUND_TO_NEAREST_INT));
     return i;
 }
 
@@ -123,9 +128,9 @@ void dl_convert(void *dst, int dst_t, const void *src, int src_t, int64_t n)
     if (dst_t == src_t) {
         memmove(dst, src, (size_t)(n * dl_type_bytes(src_t)));
     } else if (dst_t == DL_F32 && src_t == DL_BF16) {
-        for (; i < n; i++) ((float *)dst)[i] = dl_bf16_to(((const uint16_t *)src)[i]);
+        for (; i < n; i++) ((float *)dst)[i] = dl_bf16_to(((const unaligned_u16 *)src)[i]);
     } else if (dst_t == DL_BF16 && src_t == DL_F32) {
-        for (; i < n; i++) ((uint16_t *)dst)[i] = dl_bf16_of(((const float *)src)[i]);
+        for (; i < n; i++) ((uint16_t *)dst)[i] = dl_bf16_of(((const unaligned_f32 *)src)[i]);
     } else {
         if (dst_t == DL_F32 && src_t == DL_F16 && has_f16c()) i = widen_f16(dst, src, n);
         if (dst_t == DL_F16 && src_t == DL_F32 && has_f16c()) i = narrow_f16(dst, src, n);
