@@ -54,6 +54,11 @@ void pipe_close(struct pipe *p)
     free(p);
 }
 
+int pipe_tokens(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e)
+{
+    return p->cls->tokens(p, encoder, text, t, e);
+}
+
 int pipe_encode(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e)
 {
     return p->cls->encode(p, text, st, e);
@@ -85,6 +90,11 @@ int pipe_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe
 int pipe_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e)
 {
     return p->cls->decode(p, latent, rgb, pr, e);
+}
+
+int pipe_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user, struct dl_err *e)
+{
+    return p->cls->check(p, part, user, e);
 }
 
 int64_t pipe_latent_count(const struct pipe *p, int width, int height)

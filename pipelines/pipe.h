@@ -16,6 +16,7 @@
 
 #include "engine/rng.h"
 #include "engine/run.h"
+#include "loaders/bind.h"
 #include "loaders/clip_bpe.h"
 #include "loaders/model_dir.h"
 #include "pipelines/sched.h"
@@ -94,6 +95,7 @@ struct pipe;
 struct pipe_class {
     const char *pipeline; /* class in model_index.json */
     int (*open)(struct pipe *p, struct dl_err *e);
+    int (*tokens)(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e);
     int (*encode)(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e);
     int (*condition)(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c,
                      struct dl_err *e);
@@ -103,6 +105,7 @@ struct pipe_class {
     int (*conditions)(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
     int (*denoise)(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e);
     int (*decode)(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e);
+    int (*check)(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user, struct dl_err *e);
     void (*close)(struct pipe *p);
 };
 
@@ -119,6 +122,9 @@ struct pipe {
     struct dl_ctx *ctx;
     enum text_mode text;
     void *impl; /* the class's own state */
+    /* Set before pipe_check: each tensor that is missing, extra, mis-shaped or of a wrong type. */
+    void (*report)(void *user, enum bind_fault fault, const char *name, const char *text);
+    void *report_user;
     /* Inner activations of every real run are shown to this listener, for parity tests. */
     void (*tap)(void *user, struct dl_run *, const char *name, dl_act a);
     void *tap_user;
@@ -134,6 +140,8 @@ struct pipe_opts {
 int pipe_open(struct pipe **p, const char *spec, const struct pipe_opts *o, struct dl_err *e);
 void pipe_close(struct pipe *p); /* NULL is fine */
 
+/* What encoder number `encoder` is fed for a text; token_list_free. */
+int pipe_tokens(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e);
 int pipe_encode(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e);
 int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c, struct dl_err *e);
 void pipe_drop_text(struct pipe *p);
@@ -143,6 +151,10 @@ int pipe_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_
 int pipe_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e);
 /* rgb [height][width][3]. */
 int pipe_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e);
+
+/* Opens and checks the tensors of every network, going on after the first bad one; part is told of each whose files
+ * could be opened. -1 with the first fault. */
+int pipe_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user, struct dl_err *e);
 
 /* The initial noise of one image, as torch draws it for [1][c][h][w] of the given type, in our order: out [h][w][c]. The
  * generator goes on from where it is. */

@@ -2,17 +2,59 @@
 
 #include <stdlib.h>
 
-int sd_open_net(struct pipe *p, struct sd_net *n, const char *part, struct dl_wset *set,
-                int (*bind)(struct sd *, struct bind *, struct dl_err *), struct dl_err *e)
+typedef int binder(struct sd *, struct bind *, struct dl_err *);
+
+static int open_net(struct pipe *p, struct sd_net *n, const char *part, struct dl_wset *set, binder *bind, struct dl_err *e)
 {
     struct bind b;
     if (n->ready) return 0;
-    if (model_dir_weights(&p->dir, part, &n->files, e) < 0) return -1;
+    if (!n->files && model_dir_weights(&p->dir, part, &n->files, e) < 0) return -1;
     if (bind_open(&b, n->files, set, e) < 0) return -1;
+    b.report = p->report, b.user = p->report_user;
     int rc = bind(p->impl, &b, e);
     if (bind_close(&b, e) < 0 || rc < 0) return -1;
     n->ready = true;
     return 0;
+}
+
+static int bind_clip(struct sd *s, struct bind *b, struct dl_err *e) { return clip_bind(&s->clip, &s->clip_cfg, b, e); }
+static int bind_unet(struct sd *s, struct bind *b, struct dl_err *e) { return unet_bind(&s->unet, &s->unet_cfg, b, e); }
+
+static int bind_vae(struct sd *s, struct bind *b, struct dl_err *e)
+{
+    (void)e;
+    vae_bind(&s->vae, &s->vae_cfg, b);
+    return 0;
+}
+
+int sd_open_clip(struct pipe *p, struct dl_err *e)
+{
+    struct sd *s = p->impl;
+    return open_net(p, &s->clip_net, "text_encoder", &s->clip.weights, bind_clip, e);
+}
+
+int sd_open_unet(struct pipe *p, struct dl_err *e)
+{
+    struct sd *s = p->impl;
+    return open_net(p, &s->unet_net, "unet", &s->unet.weights, bind_unet, e);
+}
+
+int sd_open_vae(struct pipe *p, struct dl_err *e)
+{
+    struct sd *s = p->impl;
+    return open_net(p, &s->vae_net, "vae", &s->vae.weights, bind_vae, e);
+}
+
+static int sd_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user, struct dl_err *e)
+{
+    struct sd *s = p->impl;
+    int rc = sd_open_clip(p, e);
+    if (s->clip_net.files) part(user, "text_encoder", s->clip_net.files);
+    rc |= sd_open_unet(p, e);
+    if (s->unet_net.files) part(user, "unet", s->unet_net.files);
+    rc |= sd_open_vae(p, e);
+    if (s->vae_net.files) part(user, "vae", s->vae_net.files);
+    return rc;
 }
 
 /* Reads a component's config through a reader of the form (config, path, error). */
@@ -87,6 +129,7 @@ static void sd_close(struct pipe *p)
 const struct pipe_class sd_class = {
     .pipeline = "StableDiffusionPipeline",
     .open = sd_open,
+    .tokens = sd_tokens,
     .encode = sd_encode,
     .condition = sd_condition,
     .drop_text = sd_drop_text,
@@ -95,5 +138,6 @@ const struct pipe_class sd_class = {
     .conditions = sd_conditions,
     .denoise = sd_denoise,
     .decode = sd_decode,
+    .check = sd_check,
     .close = sd_close,
 };

@@ -60,9 +60,12 @@ struct sd_batch {
     int32_t *u_row, *c_row;  /* [images]; u_row NULL without guidance */
 };
 
-int sd_open_net(struct pipe *p, struct sd_net *n, const char *part, struct dl_wset *set,
-                int (*bind)(struct sd *, struct bind *, struct dl_err *), struct dl_err *e);
+/* Map and bind one network, once; idempotent. */
+int sd_open_clip(struct pipe *p, struct dl_err *e);
+int sd_open_unet(struct pipe *p, struct dl_err *e);
+int sd_open_vae(struct pipe *p, struct dl_err *e);
 
+int sd_tokens(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e);
 int sd_encode(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e);
 int sd_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c, struct dl_err *e);
 void sd_drop_text(struct pipe *p);

@@ -11,15 +11,6 @@ enum { CPU_BATCH = 4, BATCH_MAX = 256 };
 
 static const int64_t spare_bytes = (int64_t)256 << 20; /* left to the rest of the process when memory is planned */
 
-static int bind_unet(struct sd *s, struct bind *b, struct dl_err *e) { return unet_bind(&s->unet, &s->unet_cfg, b, e); }
-
-static int bind_vae(struct sd *s, struct bind *b, struct dl_err *e)
-{
-    (void)e;
-    vae_bind(&s->vae, &s->vae_cfg, b);
-    return 0;
-}
-
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* Carves what lives through the denoising phase out of the arena, dry or real. */
@@ -128,8 +119,7 @@ int sd_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, str
     s->run.t = (uint8_t)g->type;
     s->latent_h = g->height / p->latent_factor, s->latent_w = g->width / p->latent_factor;
     if (read_schedule(p, g, e) < 0 || sd_plan_text(p, e) < 0) return -1;
-    if (sd_open_net(p, &s->unet_net, "unet", &s->unet.weights, bind_unet, e) < 0) return -1;
-    if (sd_open_net(p, &s->vae_net, "vae", &s->vae.weights, bind_vae, e) < 0) return -1;
+    if (sd_open_unet(p, e) < 0 || sd_open_vae(p, e) < 0) return -1;
 
     struct pipe_plan *pl = &s->plan;
     *pl = (struct pipe_plan){.evaluations = s->table->n, .text_bytes = s->clip.weights.pack_bytes, .text_work_bytes = s->text_plan_bytes};

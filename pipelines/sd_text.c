@@ -4,11 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int bind_clip(struct sd *s, struct bind *b, struct dl_err *e)
-{
-    return clip_bind(&s->clip, &s->clip_cfg, b, e);
-}
-
 /* All states of one text, at the arena's low end, then the normed last one. */
 static void prog_encode(struct sd *s, const int32_t *ids, dl_act *states, dl_act *final)
 {
@@ -29,7 +24,7 @@ static dl_act norm_input(struct sd *s)
 int sd_plan_text(struct pipe *p, struct dl_err *e)
 {
     struct sd *s = p->impl;
-    if (sd_open_net(p, &s->clip_net, "text_encoder", &s->clip.weights, bind_clip, e) < 0) return -1;
+    if (sd_open_clip(p, e) < 0) return -1;
     int32_t *ids = calloc((size_t)s->tokens, sizeof *ids);
     if (!ids) return dl_fail(e, DL_ENOMEM, "no memory for token ids");
     dl_act states, final;
@@ -45,7 +40,7 @@ int sd_plan_text(struct pipe *p, struct dl_err *e)
 static int open_text(struct pipe *p, bool encode, struct dl_err *e)
 {
     struct sd *s = p->impl;
-    if (sd_open_net(p, &s->clip_net, "text_encoder", &s->clip.weights, bind_clip, e) < 0) return -1;
+    if (sd_open_clip(p, e) < 0) return -1;
     if (encode) {
         if (!s->text_plan_bytes && sd_plan_text(p, e) < 0) return -1;
     } else {
@@ -74,12 +69,19 @@ static int fetch(struct pipe *p, dl_act a, float **out, struct dl_err *e)
     return p->be->download(p->ctx, *out, a.p, bytes, e);
 }
 
+int sd_tokens(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e)
+{
+    const struct sd *s = p->impl;
+    (void)encoder; /* there is one */
+    return clip_bpe_run(s->bpe, text, strlen(text), p->text, s->tokens, t, e);
+}
+
 int sd_encode(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e)
 {
     struct sd *s = p->impl;
     struct token_list t = {0};
     memset(st, 0, PIPE_ENCODERS * sizeof *st);
-    if (clip_bpe_run(s->bpe, text, strlen(text), p->text, s->tokens, &t, e) < 0) return -1;
+    if (sd_tokens(p, 0, text, &t, e) < 0) return -1;
     st[0] = (struct text_states){.encoder = p->encoder[0].folder, .blocks = s->clip_cfg.layers, .tokens = s->tokens,
                                  .width = s->clip_cfg.width, .ids = t.ids, .eos = t.eos, .truncated = t.truncated};
     t.ids = NULL, t.truncated = NULL; /* now the states' */

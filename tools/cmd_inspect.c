@@ -1,0 +1,135 @@
+#include "tools/gen.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: dlens inspect DIR [--size WxH] [--dtype NAME] [--batch N] [--json]\n"
+    "\n"
+    "What a model folder holds: components, tensors, parameters; every tensor that is missing, extra or mis-shaped;\n"
+    "the layers under all their names; and what a sweep over all layers would need. Nothing is loaded.\n"
+    "\n"
+    "  DIR                folder in diffusers layout, or a hub id that lies in the local Hugging Face cache\n"
+    "  --size, --dtype, --batch, --steps, --device, --threads   as for dlens sweep\n"
+    "  --json             one JSON object on stdout        --quiet       errors only\n";
+
+static const struct option options[] = {CLI_OPTIONS,
+                                        {"size", required_argument, NULL, GEN_SIZE},
+                                        {"dtype", required_argument, NULL, GEN_DTYPE},
+                                        {"batch", required_argument, NULL, GEN_BATCH},
+                                        {"steps", required_argument, NULL, GEN_STEPS},
+                                        {0}};
+
+struct inspect {
+    struct cli *cli;
+    const struct pipe *pipe;
+    json_t *parts, *faults;
+    const char *part; /* whose faults come now */
+    int told;
+};
+
+enum { FAULTS_TOLD = 40 };
+static const char *const fault_name[] = {"missing", "mis-shaped", "wrong type", "extra"};
+
+static void fault(void *user, enum bind_fault f, const char *name, const char *text)
+{
+    struct inspect *i = user;
+    json_array_append_new(i->faults, json_pack("{s:s, s:s, s:s}", "fault", fault_name[f], "tensor", name, "text", text));
+    if (!i->cli->json && i->told++ < FAULTS_TOLD) printf("  %s: %s: %s\n", fault_name[f], name, text);
+}
+
+static void part(void *user, const char *name, const struct st_set *files)
+{
+    struct inspect *i = user;
+    int64_t params = 0, bytes = 0, types[DL_NTYPES + 1] = {0};
+    char a[32], list[128] = "";
+    for (int64_t j = 0; j < st_set_count(files); j++) {
+        const struct st_tensor *t = st_set_at(files, j);
+        int64_t n = 1;
+        for (int d = 0; d < t->nd; d++) n *= t->dim[d];
+        params += n, bytes += t->bytes, types[t->t]++;
+    }
+    for (int t = 0; t < DL_NTYPES; t++)
+        if (types[t]) snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", *list ? ", " : "", dl_type_name(t));
+    const char *cls = model_dir_class(&i->pipe->dir, name);
+    json_array_append_new(i->parts, json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:i}", "name", name, "class", cls ? cls : "", "tensors", (json_int_t)st_set_count(files),
+                                              "parameters", (json_int_t)params, "bytes", (json_int_t)bytes, "types", list, "files", st_set_file_count(files)));
+    if (!i->cli->json)
+        printf("%-16s %-24s %5" PRId64 " tensors %12" PRId64 " parameters  %9s %s in %d file%s\n", name, cls ? cls : "", st_set_count(files), params,
+               cli_bytes(a, bytes), list, st_set_file_count(files), st_set_file_count(files) == 1 ? "" : "s");
+}
+
+/* The layers under the names that other programs give them. diffusers' clip_skip = s feeds the state s blocks before the last one;
+ * stable-diffusion.cpp and ComfyUI count the last as 1 and -1. */
+static void aliases(const struct pipe *p)
+{
+    int n = p->encoder[0].blocks;
+    printf("\nlayers of %s: k is the position in hidden_states; the norm is applied to every one\n", p->encoder[0].folder);
+    printf("  %4s  %14s  %9s  %20s  %22s  %s\n", "k", "tutorial block", "diffusers", "stable-diffusion.cpp", "ComfyUI", "");
+    for (int k = 0; k <= n; k++) {
+        char block[16] = "-", skip[32] = "-", sd[32] = "-", comfy[40] = "-";
+        if (k > 0) {
+            snprintf(block, sizeof block, "%d", k - 1);
+            snprintf(skip, sizeof skip, k == n ? "none" : "skip %d", n - k);
+            snprintf(sd, sizeof sd, "clip-skip %d", n - k + 1);
+            snprintf(comfy, sizeof comfy, "stop_at_clip_layer %d", k - n - 1);
+        }
+        printf("  %4d  %14s  %9s  %20s  %22s  %s\n", k, block, skip, sd, comfy, k == 0 ? "embeddings" : k == n ? "the ordinary image" : "");
+    }
+}
+
+static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
+{
+    struct gen_args *a = user;
+    struct gen_model m = {0};
+    struct prompts ps = {0};
+    struct range r = {0};
+    struct lens_job job;
+    struct pipe_plan plan;
+    struct inspect i = {.cli = c, .parts = json_array(), .faults = json_array()};
+    int rc = -1;
+    (void)line;
+    json_object_set_new(c->result, "parts", i.parts);
+    json_object_set_new(c->result, "faults", i.faults);
+    if (!a->model) return dl_fail(e, DL_EUSAGE, "a model folder is needed");
+    if (gen_open(c, a, &m, e) < 0) goto done;
+    i.pipe = m.pipe;
+    m.pipe->report = fault, m.pipe->report_user = &i;
+    json_object_set_new(c->result, "model", json_string_nocheck(m.pipe->dir.path));
+    json_object_set_new(c->result, "class", json_string_nocheck(m.pipe->dir.class_name));
+    json_object_set_new(c->result, "blocks", json_integer(m.pipe->encoder[0].blocks));
+    if (!c->json) printf("%s: %s\n", m.pipe->dir.path, m.pipe->dir.class_name);
+    rc = pipe_check(m.pipe, part, &i, e);
+    if (!c->json && i.told > FAULTS_TOLD) printf("  and %d more (--json lists all)\n", i.told - FAULTS_TOLD);
+    if (rc < 0) goto done;
+    if (!c->json) aliases(m.pipe);
+    if (prompts_add(&ps, "", NULL, a->seeds, a->n_seeds, e) < 0 || gen_job(a, m.pipe, &ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0)
+        rc = -1;
+    else {
+        if (!c->json) printf("\na sweep over %d layers:\n", r.n), fflush(stdout);
+        gen_tell_plan(c, &job, &plan);
+    }
+done:
+    range_close(&r);
+    prompts_close(&ps);
+    gen_close(&m);
+    return rc;
+}
+
+static int take(void *user, int v, struct dl_err *e)
+{
+    struct gen_args *a = user;
+    if (v != CLI_FILE) return gen_take(a, v, e);
+    a->model = optarg;
+    return 0;
+}
+
+int cmd_inspect(int argc, char **argv)
+{
+    struct gen_args a;
+    gen_defaults(&a);
+    return cli_main(argc, argv,
+                    &(struct cli_main){.command = "inspect", .help = help, .options = options, .max_files = 1, .take = take, .run = inspect_run}, &a);
+}

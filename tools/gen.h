@@ -1,0 +1,96 @@
+/* gen.h: the options that say what to generate, shared by sweep and replay, and the generation that both run. */
+#ifndef TOOLS_GEN_H
+#define TOOLS_GEN_H
+
+#include "lens/range.h"
+#include "tools/cli.h"
+#include "tools/prompts.h"
+
+enum { GEN_SEEDS_MAX = 4096 };
+
+struct gen_args {
+    const char *model, *out, *prompt, *prompts_file, *layers, *encoder, *size, *scheduler, *negative, *dtype, *batch, *preset;
+    bool blocks;      /* `layers` counts blocks */
+    bool seed_offset; /* seed + index of the prompt */
+    bool norm, save_latents, titles_block, rng_set;
+    uint64_t seeds[GEN_SEEDS_MAX];
+    int n_seeds;
+    int64_t steps; /* 0: the model's default */
+    double guidance; /* NAN: the model's default */
+    enum lens_noise noise;
+    enum rng_kind rng;
+    int64_t rng_sms;
+    enum text_mode text;
+    int64_t vae_tile;  /* -1: auto */
+    int foreign;       /* getopt value of an option that belongs to other models; 0: none was given */
+};
+
+/* getopt_long values */
+enum {
+    GEN_MODEL = CLI_OWN, GEN_OUT, GEN_PROMPT, GEN_PROMPTS, GEN_LAYERS, GEN_BLOCKS, GEN_ENCODER, GEN_STEPS, GEN_GUIDANCE, GEN_SIZE,
+    GEN_SCHEDULER, GEN_NEGATIVE, GEN_NORM, GEN_NOISE, GEN_DTYPE, GEN_BATCH, GEN_PRESET, GEN_RNG, GEN_SEED, GEN_SEEDS, GEN_SEED_OFFSET,
+    GEN_TEXT, GEN_TITLES, GEN_SAVE_LATENTS, GEN_VAE_TILE,
+    GEN_OTHER, GEN_POOLED, GEN_MAX_TOKENS, GEN_UPSCALE, GEN_CLEAN_CAPTION, GEN_END
+};
+#define GEN_COMMON_OPTIONS                                                                                            \
+    {"model", required_argument, NULL, GEN_MODEL}, {"out", required_argument, NULL, GEN_OUT},                         \
+        {"layers", required_argument, NULL, GEN_LAYERS}, {"blocks", required_argument, NULL, GEN_BLOCKS},             \
+        {"encoder", required_argument, NULL, GEN_ENCODER}, {"steps", required_argument, NULL, GEN_STEPS},             \
+        {"guidance", required_argument, NULL, GEN_GUIDANCE}, {"size", required_argument, NULL, GEN_SIZE},             \
+        {"scheduler", required_argument, NULL, GEN_SCHEDULER}, {"norm", required_argument, NULL, GEN_NORM},           \
+        {"noise", required_argument, NULL, GEN_NOISE}, {"dtype", required_argument, NULL, GEN_DTYPE},                 \
+        {"batch", required_argument, NULL, GEN_BATCH}, {"rng", required_argument, NULL, GEN_RNG},                     \
+        {"seed", required_argument, NULL, GEN_SEED}, {"seeds", required_argument, NULL, GEN_SEEDS},                   \
+        {"seed-offset", no_argument, NULL, GEN_SEED_OFFSET}, {"titles", required_argument, NULL, GEN_TITLES},         \
+        {"save-latents", no_argument, NULL, GEN_SAVE_LATENTS}, {"vae-tile", required_argument, NULL, GEN_VAE_TILE},   \
+        {"other", required_argument, NULL, GEN_OTHER}, {"pooled", required_argument, NULL, GEN_POOLED},            \
+        {"max-tokens", required_argument, NULL, GEN_MAX_TOKENS}, {"upscale", required_argument, NULL, GEN_UPSCALE},      \
+        {"clean-caption", required_argument, NULL, GEN_CLEAN_CAPTION}
+#define GEN_TEXT_OPTIONS                                                                                              \
+    {"prompt", required_argument, NULL, GEN_PROMPT}, {"prompts", required_argument, NULL, GEN_PROMPTS},               \
+        {"negative", required_argument, NULL, GEN_NEGATIVE}, {"text", required_argument, NULL, GEN_TEXT},             \
+        {"preset", required_argument, NULL, GEN_PRESET}
+
+/* The part of --help that describes GEN_COMMON_OPTIONS. */
+extern const char gen_help[];
+
+void gen_defaults(struct gen_args *a);
+/* Takes option v (with optarg); < 0 with the error. gen_preset_first looks for --preset anywhere in argv
+ * and sets its values, before any option is taken, so that order does not matter; its errors come from gen_take. */
+int gen_take(struct gen_args *a, int v, struct dl_err *e);
+void gen_preset_first(struct gen_args *a, int argc, char **argv);
+
+/* The prompts of --prompt or --prompts. */
+int gen_prompts(const struct gen_args *a, struct prompts *ps, struct dl_err *e);
+
+/* Opens device and model as the options say. */
+struct gen_model {
+    const struct dl_backend *be;
+    struct dl_ctx *ctx;
+    struct pipe *pipe;
+};
+int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m, struct dl_err *e);
+void gen_close(struct gen_model *m);
+
+/* From options to a job on this pipe: layers (in *r), defaults filled in, everything checked; prompts are borrowed. */
+int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, struct range *r, struct lens_job *job,
+            struct dl_err *e);
+
+/* Prints a plan (memory, work) on stderr and into the result. */
+void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_plan *plan);
+
+/* Everything after the plan: folder, conditions through `conds` (called once, only when images are to be made), images, figures.
+ * On success the path of the figure (or folder) is in path [4096]. */
+struct gen_run {
+    struct cli *cli;
+    const struct gen_args *args;
+    struct pipe *pipe;
+    struct lens_job *job;
+    const struct pipe_plan *plan;
+    int (*conds)(void *user, struct lens_conds *out, struct dl_err *e);
+    void *user;
+    const volatile sig_atomic_t *stop;
+};
+int gen_run(struct gen_run *g, char *path, struct dl_err *e);
+
+#endif

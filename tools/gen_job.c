@@ -1,0 +1,216 @@
+#include "lens/model_id.h"
+#include "lens/figure.h"
+#include "tools/gen.h"
+#include "tools/progress.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m, struct dl_err *e)
+{
+    *m = (struct gen_model){0};
+    if (!a->model) return dl_fail(e, DL_EUSAGE, "--model DIR is needed: a folder in diffusers layout, or a hub id in the local cache");
+    if (cli_device(c, &m->be, &m->ctx, e) < 0) return -1;
+    struct pipe_opts o = {.be = m->be, .ctx = m->ctx, .text = a->text};
+    return pipe_open(&m->pipe, a->model, &o, e);
+}
+
+void gen_close(struct gen_model *m)
+{
+    pipe_close(m->pipe);
+    if (m->be) m->be->close(m->ctx);
+    *m = (struct gen_model){0};
+}
+
+/* Options that other models honour and this one cannot. */
+static int refuse_foreign(const struct gen_args *a, const struct pipe *p, struct dl_err *e)
+{
+    static const struct {
+        int option;
+        const char *name, *why;
+    } known[] = {
+        {GEN_OTHER, "--other", "says what a second text encoder is fed, and this model has one"},
+        {GEN_POOLED, "--pooled", "is about SDXL's pooled text vector, which this model does not use"},
+        {GEN_MAX_TOKENS, "--max-tokens", "is about T5; CLIP's length is fixed by its position table"},
+        {GEN_UPSCALE, "--upscale", "adds DeepFloyd IF's second stage, and this model has none"},
+        {GEN_CLEAN_CAPTION, "--clean-caption", "is about DeepFloyd IF's prompts; see --text for CLIP"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (a->foreign == known[i].option) return dl_fail(e, DL_EUSAGE, "%s %s (%s is a %s)", known[i].name, known[i].why, p->title, p->dir.class_name);
+    return 0;
+}
+
+static int pick_encoder(const struct gen_args *a, const struct pipe *p, struct dl_err *e)
+{
+    for (int i = 0; i < p->n_encoders; i++) {
+        char number[16];
+        snprintf(number, sizeof number, "%d", i + 1);
+        if (!a->encoder || !strcmp(a->encoder, p->encoder[i].folder) || !strcmp(a->encoder, number)) return i;
+    }
+    return dl_fail(e, DL_EUSAGE, "--encoder %s: this model has %s%s%s", a->encoder, p->encoder[0].folder, p->n_encoders > 1 ? " and " : " only",
+                   p->n_encoders > 1 ? p->encoder[1].folder : "");
+}
+
+static int read_size(const char *text, int *w, int *h, struct dl_err *e)
+{
+    char end;
+    if (sscanf(text, "%dx%d%c", w, h, &end) == 2 && *w > 0 && *h > 0 && *w <= 16384 && *h <= 16384) return 0;
+    return dl_fail(e, DL_EUSAGE, "--size %s: expected WxH in pixels, such as 512x512, at most 16384 a side", text);
+}
+
+static int pick_type(const struct gen_args *a, const struct pipe *p, int *type, struct dl_err *e)
+{
+    static const char *const names[] = {"auto", "f32", "bf16", "f16", "e4m3"};
+    static const int types[] = {0, DL_F32, DL_BF16, DL_F16, DL_E4M3};
+    int i = cli_choice("--dtype", a->dtype ? a->dtype : "auto", 5, names, e);
+    if (i < 0) return -1;
+    *type = i ? types[i] : p->be->supports(p->ctx, DL_BF16) ? DL_BF16 : DL_F32;
+    if (i && !p->be->supports(p->ctx, types[i]))
+        return dl_fail(e, DL_EUSAGE, "--dtype %s: this %s does not compute in %s; use --dtype auto", a->dtype, !strcmp(p->be->name, "cpu") ? "CPU" : "GPU", a->dtype);
+    return 0;
+}
+
+int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, struct range *r, struct lens_job *job, struct dl_err *e)
+{
+    int enc = pick_encoder(a, p, e), kind = SCHED_FILE, type;
+    if (enc < 0 || refuse_foreign(a, p, e) < 0 || pick_type(a, p, &type, e) < 0) return -1;
+    if (range_parse(r, a->layers ? a->layers : "1:", a->layers && a->blocks ? RANGE_BLOCKS : RANGE_LAYERS, p->encoder[enc].blocks, e) < 0) return -1;
+    struct pipe_gen *g = &job->gen;
+    *job = (struct lens_job){.prompt = ps->p, .n_prompts = ps->n, .k = r->k, .n_layers = r->n, .noise = a->noise, .rng = a->rng,
+                             .rng_sms = (int)a->rng_sms, .save_latents = a->save_latents};
+    *g = (struct pipe_gen){.width = p->def.width, .height = p->def.height, .type = type, .vae_tile = (int)a->vae_tile};
+    g->steps = a->steps ? (int)a->steps : p->def.steps;
+    g->guidance = isnan(a->guidance) ? p->def.guidance : (float)a->guidance;
+    if (a->size && read_size(a->size, &g->width, &g->height, e) < 0) return -1;
+    if (a->scheduler && (kind = sched_kind_of(a->scheduler)) < 0)
+        return dl_fail(e, DL_EUSAGE, "--scheduler %s: known are pndm, ddim, euler, dpm++, ddpm and flow-euler", a->scheduler);
+    g->scheduler = (enum sched_kind)kind;
+    int64_t batch = 0;
+    if (a->batch && strcmp(a->batch, "auto") && cli_int("--batch", a->batch, 1, 4096, &batch, e) < 0) return -1;
+    g->batch = (int)batch;
+    if (a->negative && g->guidance <= 1) return dl_fail(e, DL_EUSAGE, "--negative has no effect without guidance: --guidance must be above 1");
+    return 0;
+}
+
+void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_plan *plan)
+{
+    char a[32], b[32], d[32], f[32];
+    cli_say(c, "plan: %d x %d pixels, %s, %d evaluations an image, %d image%s at once%s", job->gen.width, job->gen.height,
+            dl_type_name(job->gen.type), plan->evaluations, plan->batch, plan->batch == 1 ? "" : "s", plan->vae_tile ? ", VAE in tiles" : "");
+    cli_say(c, "memory: text encoder %s, denoiser %s, VAE %s, working memory %s", cli_bytes(a, plan->text_bytes + plan->text_work_bytes),
+            cli_bytes(b, plan->denoiser_bytes), cli_bytes(d, plan->vae_bytes), cli_bytes(f, plan->keep_bytes + plan->work_bytes));
+    json_object_set_new(c->result, "plan",
+                        json_pack("{s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "batch", plan->batch, "evaluations", plan->evaluations,
+                                  "vae_tile", plan->vae_tile, "text_bytes", (json_int_t)(plan->text_bytes + plan->text_work_bytes), "denoiser_bytes",
+                                  (json_int_t)plan->denoiser_bytes, "vae_bytes", (json_int_t)plan->vae_bytes, "working_bytes",
+                                  (json_int_t)(plan->keep_bytes + plan->work_bytes), "peak_bytes", (json_int_t)plan->peak_bytes, "step_flops",
+                                  (json_int_t)plan->step_flops, "decode_flops", (json_int_t)plan->decode_flops));
+}
+
+/* ---- the run ---- */
+
+/* Every setting that makes the images, named as the options are. */
+static json_t *settings_of(const struct gen_run *g)
+{
+    const struct lens_job *j = g->job;
+    char rng[32] = "torch-cpu", size[32];
+    if (j->rng == RNG_TORCH_CUDA) snprintf(rng, sizeof rng, "torch-cuda:%d", j->rng_sms ? j->rng_sms : RNG_DEFAULT_SMS);
+    snprintf(size, sizeof size, "%dx%d", j->gen.width, j->gen.height);
+    return json_pack("{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:b}", "encoder", g->args->encoder ? g->args->encoder : g->pipe->encoder[0].folder,
+                     "size", size, "steps", j->gen.steps, "guidance", (double)j->gen.guidance, "scheduler",
+                     j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm", g->args->norm ? "on" : "off",
+                     "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng, "dtype", dl_type_name(j->gen.type), "text",
+                     g->args->text == TEXT_HF4 ? "hf4" : "hf5", "titles", g->args->titles_block ? "block" : "layer", "vae_tile", g->plan->vae_tile,
+                     "save_latents", g->args->save_latents);
+}
+
+static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
+{
+    const struct lens_job *job = g->job;
+    char id[SHA256_HEX];
+    struct manifest_image *im = NULL;
+    struct manifest_prompt *mp = calloc((size_t)job->n_prompts, sizeof *mp);
+    json_t *settings = settings_of(g);
+    json_t *run = json_pack("{s:s, s:i, s:i}", "device", g->pipe->be->name, "batch", g->plan->batch, "threads", g->cli->threads);
+    int64_t n = -1;
+    int rc = -1;
+    if (!mp || !settings || !run) dl_fail(e, DL_ENOMEM, "no memory for a manifest");
+    else if (model_fingerprint(&g->pipe->dir, id, e) == 0 && (n = lens_images(job, &im, e)) >= 0) {
+        for (int i = 0; i < job->n_prompts; i++)
+            mp[i] = (struct manifest_prompt){.text = job->prompt[i].text, .negative = job->gen.guidance > 1 ? job->prompt[i].negative : NULL};
+        struct manifest_spec s = {.dlens = DLENS_VERSION, .command = g->cli->command,
+                                  .model = {.title = g->pipe->title, .name = g->pipe->dir.spec, .class_name = g->pipe->dir.class_name, .fingerprint = id},
+                                  .settings = settings, .run = run, .prompt = mp, .n_prompts = job->n_prompts, .layer = job->k,
+                                  .n_layers = job->n_layers, .image = im, .n_images = n};
+        rc = manifest_open(m, g->args->out, &s, e);
+    }
+    free(mp), free(im);
+    json_decref(settings), json_decref(run);
+    return rc;
+}
+
+struct figures {
+    struct cli *cli;
+    json_t *list;
+    char first[4096];
+    int n;
+};
+
+static void figure_made(void *user, const char *path)
+{
+    struct figures *f = user;
+    if (!f->n++) snprintf(f->first, sizeof f->first, "%s", path);
+    json_array_append_new(f->list, json_string_nocheck(path));
+}
+
+static int draw(struct gen_run *g, struct figures *f, struct dl_err *e)
+{
+    struct manifest_doc d;
+    if (manifest_read(&d, g->args->out, e) < 0) return -1;
+    struct figure_sweep o = {0};
+    int rc = figure_sweep(g->args->out, &d, &o, figure_made, f, e);
+    manifest_doc_close(&d);
+    return rc;
+}
+
+int gen_run(struct gen_run *g, char *path, struct dl_err *e)
+{
+    struct manifest *m = NULL;
+    struct lens_conds conds = {0};
+    struct dl_err late = {0};
+    struct progress bar;
+    if (!g->args->out) return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
+    if (open_folder(g, &m, e) < 0) return -1;
+    int64_t before = manifest_n_done(m), images = 0;
+    for (int i = 0; i < g->job->n_prompts; i++) images += (int64_t)g->job->prompt[i].n_seeds * g->job->n_layers;
+    if (manifest_is_resumed(m)) cli_say(g->cli, "%s: going on, %" PRId64 " of %" PRId64 " images are done", g->args->out, before, images);
+    if (manifest_n_lost(m)) cli_warn(g->cli, "%s: %" PRId64 " finished images are gone or changed and are made again", g->args->out, manifest_n_lost(m));
+
+    int rc = 0;
+    progress_open(&bar, g->cli, before);
+    struct lens_progress pr = {.tell = progress_tell, .user = &bar, .stop = g->stop};
+    if (before < images || g->job->save_latents) {
+        rc = g->conds(g->user, &conds, e);
+        pipe_drop_text(g->pipe);
+        if (rc == 0) rc = lens_generate(g->pipe, g->job, &conds, m, g->args->out, &pr, e);
+    }
+    progress_close(&bar);
+    int64_t done = manifest_n_done(m);
+    lens_conds_close(&conds);
+    if (manifest_close(m, &late) < 0 && rc == 0) rc = dl_fail(e, late.code, "%s", late.msg);
+    if (rc < 0 && e->code == DL_EINTERRUPT)
+        return dl_fail_in(e, "%" PRId64 " of %" PRId64 " images are in %s; the same command goes on from there", done, images, g->args->out);
+    if (rc < 0) return rc;
+
+    struct figures f = {.cli = g->cli, .list = json_array()};
+    rc = draw(g, &f, e);
+    json_object_set_new(g->cli->result, "images", json_pack("{s:I, s:I, s:I}", "total", (json_int_t)images, "made", (json_int_t)(done - before), "resumed", (json_int_t)before));
+    json_object_set_new(g->cli->result, "out", json_string_nocheck(g->args->out));
+    json_object_set_new(g->cli->result, "figures", f.list);
+    json_object_set_new(g->cli->result, "peak_rss_bytes", json_integer(cli_peak_rss()));
+    snprintf(path, 4096, "%s", f.n == 1 ? f.first : g->args->out);
+    return rc;
+}

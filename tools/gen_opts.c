@@ -1,0 +1,176 @@
+#include "tools/gen.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char gen_help[] =
+    "What is shown\n"
+    "  --layers LIST      hidden states k to look through: 1:13, 0:24:4, 1,5,9, all, last (default 1:N+1, all blocks;\n"
+    "                     k = 0 is the embeddings, k = N the whole encoder, which is the ordinary image)\n"
+    "  --blocks LIST      the same, counting blocks as the NNsight tutorial does: block b is k = b + 1\n"
+    "  --encoder NAME     text encoder studied, by folder name or number (one here: text_encoder)\n"
+    "  --norm on|off      the encoder's final norm on the chosen state (on)\n"
+    "How it is generated\n"
+    "  --seed S           seed of the noise, 0..2^64-1 or -1 (17)\n"
+    "  --seeds S,S,...    several images per prompt and layer; a:b counts from a to b-1\n"
+    "  --seed-offset      add the prompt's number to the seed, as the tutorial does for several prompts\n"
+    "  --steps N          steps of the scheduler (50)\n"
+    "  --guidance G       classifier-free guidance (7.5); 1 or less turns it off\n"
+    "  --size WxH         pixels (the model's own)\n"
+    "  --scheduler NAME   pndm, ddim, euler or dpm++ (the folder's own)\n"
+    "  --noise MODE       shared: the same noise for every layer (default); sequential: one generator runs on\n"
+    "                     from layer to layer, as in the paper's code\n"
+    "  --rng NAME         torch-cuda[:SMS] (default) or torch-cpu: whose noise a seed gives\n"
+    "  --dtype NAME       auto, f32 or bf16 (auto: what this machine computes fastest)\n"
+    "  --batch N          images at once (auto)\n"
+    "  --vae-tile N       decode in tiles of N latent pixels, 0 never (auto: when memory asks for it)\n"
+    "What is written\n"
+    "  --out DIR          folder for manifest.json, images/ and the figure; an unfinished sweep is resumed there\n"
+    "  --titles MODE      layer: cells are titled by k; block: by block, as in the tutorial\n"
+    "  --save-latents     also write latents.safetensors\n"
+    "Running\n"
+    "  --device NAME      auto, cpu, cuda or cuda:N        --threads N   CPU threads (all)\n"
+    "  --dry-run          print plan, memory and work, make nothing\n"
+    "  --json             one JSON object on stdout        --quiet       errors only\n";
+
+void gen_defaults(struct gen_args *a)
+{
+    *a = (struct gen_args){.norm = true, .guidance = NAN, .rng = RNG_TORCH_CUDA, .text = TEXT_HF5, .vae_tile = -1, .seeds = {17}, .n_seeds = 1};
+}
+
+struct preset {
+    const char *name, *layers, *prompt, *scheduler;
+    bool blocks;
+    uint64_t seed;
+    int64_t steps;
+    double guidance;
+    enum lens_noise noise;
+};
+
+/* The NNsight tutorial's Stable Diffusion cell; the paper's code for Stable Diffusion 2.1 (main_sd.py: DPM-Solver++, one generator
+ * with seed 42, layers 3, 7, ..., 23 of its annotations). */
+static const struct preset presets[] = {
+    {.name = "tutorial-sd15", .layers = "all", .blocks = true, .seed = 17, .steps = 50, .guidance = 7.5,
+     .prompt = "A few people are in the ocean splashing around"},
+    {.name = "paper-sd21", .layers = "3:24:4", .scheduler = "dpm++", .seed = 42, .steps = 50, .guidance = 7.5, .noise = LENS_SEQUENTIAL},
+};
+
+static const struct preset *find_preset(const char *name, struct dl_err *e)
+{
+    enum { N = sizeof presets / sizeof *presets };
+    const char *names[N];
+    for (int i = 0; i < N; i++) names[i] = presets[i].name;
+    int i = cli_choice("--preset", name, N, names, e);
+    return i < 0 ? NULL : &presets[i];
+}
+
+void gen_preset_first(struct gen_args *a, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *name = !strncmp(argv[i], "--preset=", 9) ? argv[i] + 9 : !strcmp(argv[i], "--preset") && i + 1 < argc ? argv[i + 1] : NULL;
+        const struct preset *p = name ? find_preset(name, NULL) : NULL;
+        if (!p) continue;
+        a->preset = p->name, a->layers = p->layers, a->blocks = p->blocks, a->titles_block = p->blocks;
+        a->scheduler = p->scheduler, a->steps = p->steps, a->guidance = p->guidance, a->noise = p->noise;
+        a->seeds[0] = p->seed, a->n_seeds = 1, a->text = TEXT_HF4;
+        a->prompt = p->prompt;
+    }
+}
+
+/* "17,18,30:34" */
+static int take_seeds(struct gen_args *a, const char *text, struct dl_err *e)
+{
+    char item[64];
+    a->n_seeds = 0;
+    for (const char *s = text;; s++) {
+        size_t n = strcspn(s, ",");
+        snprintf(item, sizeof item, "%.*s", (int)n, s);
+        char *colon = strchr(item, ':');
+        uint64_t from, to;
+        if (colon) *colon = 0;
+        if (prompts_seed("--seeds", item, &from, e) < 0 || (colon && prompts_seed("--seeds", colon + 1, &to, e) < 0)) return -1;
+        if (!colon) to = from + 1;
+        if (colon && to <= from) return dl_fail(e, DL_EUSAGE, "--seeds %s: %s:%s is empty", text, item, colon + 1);
+        for (uint64_t v = from; v != to; v++) {
+            if (a->n_seeds == GEN_SEEDS_MAX) return dl_fail(e, DL_EUSAGE, "--seeds %s: more than %d seeds", text, GEN_SEEDS_MAX);
+            for (int i = 0; i < a->n_seeds; i++)
+                if (a->seeds[i] == v) return dl_fail(e, DL_EUSAGE, "--seeds %s: %llu is named twice", text, (unsigned long long)v);
+            a->seeds[a->n_seeds++] = v;
+        }
+        s += n;
+        if (!*s) return 0;
+    }
+}
+
+static int take_rng(struct gen_args *a, const char *text, struct dl_err *e)
+{
+    if (!strcmp(text, "torch-cpu")) return a->rng = RNG_TORCH_CPU, 0;
+    a->rng = RNG_TORCH_CUDA;
+    if (!strcmp(text, "torch-cuda")) return 0;
+    if (!strncmp(text, "torch-cuda:", 11)) return cli_int("--rng torch-cuda:SMS", text + 11, 1, 4096, &a->rng_sms, e);
+    return dl_fail(e, DL_EUSAGE, "--rng %s: expected torch-cpu, torch-cuda or torch-cuda:SMS", text);
+}
+
+static int on_off(const char *option, bool *out, struct dl_err *e)
+{
+    static const char *const names[] = {"off", "on"};
+    int i = cli_choice(option, optarg, 2, names, e);
+    *out = i == 1;
+    return i < 0 ? -1 : 0;
+}
+
+int gen_take(struct gen_args *a, int v, struct dl_err *e)
+{
+    static const char *const noises[] = {"shared", "sequential"}, *const texts[] = {"hf5", "hf4"}, *const titles[] = {"layer", "block"};
+    int i = 0;
+    switch (v) {
+    case GEN_MODEL: a->model = optarg; break;
+    case GEN_OUT: a->out = optarg; break;
+    case GEN_PROMPT: a->prompt = optarg; break;
+    case GEN_PROMPTS: a->prompts_file = optarg; break;
+    case GEN_LAYERS: a->layers = optarg, a->blocks = false; break;
+    case GEN_BLOCKS: a->layers = optarg, a->blocks = true; break;
+    case GEN_ENCODER: a->encoder = optarg; break;
+    case GEN_STEPS: return cli_int("--steps", optarg, 1, 1000, &a->steps, e);
+    case GEN_GUIDANCE: return cli_float("--guidance", optarg, 0, 1000, &a->guidance, e);
+    case GEN_SIZE: a->size = optarg; break;
+    case GEN_SCHEDULER: a->scheduler = optarg; break;
+    case GEN_NEGATIVE: a->negative = optarg; break;
+    case GEN_NORM: return on_off("--norm", &a->norm, e);
+    case GEN_NOISE: a->noise = (i = cli_choice("--noise", optarg, 2, noises, e)) == 1 ? LENS_SEQUENTIAL : LENS_SHARED; break;
+    case GEN_DTYPE: a->dtype = optarg; break;
+    case GEN_BATCH: a->batch = optarg; break;
+    case GEN_PRESET: return find_preset(optarg, e) ? 0 : -1; /* its values are there: gen_preset_first */
+    case GEN_RNG: return take_rng(a, optarg, e);
+    case GEN_SEED: a->n_seeds = 1; return prompts_seed("--seed", optarg, &a->seeds[0], e);
+    case GEN_SEEDS: return take_seeds(a, optarg, e);
+    case GEN_SEED_OFFSET: a->seed_offset = true; break;
+    case GEN_TEXT: a->text = (i = cli_choice("--text", optarg, 2, texts, e)) == 1 ? TEXT_HF4 : TEXT_HF5; break;
+    case GEN_TITLES: a->titles_block = (i = cli_choice("--titles", optarg, 2, titles, e)) == 1; break;
+    case GEN_SAVE_LATENTS: a->save_latents = true; break;
+    case GEN_VAE_TILE:
+        if (!strcmp(optarg, "auto")) return a->vae_tile = -1, 0;
+        if (cli_int("--vae-tile", optarg, 0, 4096, &a->vae_tile, e) < 0) return -1;
+        if (a->vae_tile % 4) return dl_fail(e, DL_EUSAGE, "--vae-tile %s: expected a multiple of 4", optarg);
+        break;
+    case GEN_OTHER:
+    case GEN_POOLED:
+    case GEN_MAX_TOKENS:
+    case GEN_UPSCALE:
+    case GEN_CLEAN_CAPTION: a->foreign = v; break;
+    default: break;
+    }
+    return i < 0 ? -1 : 0;
+}
+
+int gen_prompts(const struct gen_args *a, struct prompts *ps, struct dl_err *e)
+{
+    bool own = a->prompts_file != NULL;
+    if (!a->prompt && !own) return dl_fail(e, DL_EUSAGE, "--prompt TEXT or --prompts FILE is needed");
+    if (own && a->prompt && !a->preset) return dl_fail(e, DL_EUSAGE, "--prompt and --prompts exclude each other");
+    ps->seed_offset = a->seed_offset;
+    return own ? prompts_read(ps, a->prompts_file, a->negative, a->seeds, a->n_seeds, e)
+               : prompts_add(ps, a->prompt, a->negative, a->seeds, a->n_seeds, e);
+}
