@@ -30,8 +30,9 @@ void fast_epi_line(const struct fast_epi *o, const struct simd *s, int64_t i, in
                    const float *c, const float *c2, int64_t cs);
 
 /* The convolution's input, normalised and activated where it asks for it: x itself, or a contiguous copy of type t in
- * scratch (made at once, nothing in a dry run). Types other than t are converted too. */
-dl_act fast_pre(struct dl_run *r, const struct simd *s, const struct dl_conv *a, int t);
+ * scratch (made at once, nothing in a dry run). Types other than t are converted too. `dense`: pitch and enlargement
+ * must be gone as well. */
+dl_act fast_pre(struct dl_run *r, const struct simd *s, const struct dl_conv *a, int t, bool dense);
 
 /* Per row and channel factors of a normalisation: y = x * ab[i][0][c] + ab[i][1][c]; [n][2][c] scratch, filled
  * unless the run is dry. NULL after a failure. */

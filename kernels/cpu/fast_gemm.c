@@ -148,7 +148,7 @@ void fast_gemm(struct dl_run *r, const struct simd *s, const struct dl_gemm *a)
 void fast_conv(struct dl_run *r, const struct simd *s, const struct dl_conv *a)
 {
     struct dl_mark mark = dl_arena_mark(&r->arena);
-    dl_act x = fast_pre(r, s, a, DL_F32);
+    dl_act x = fast_pre(r, s, a, DL_F32, false);
     struct mm g = {.s = s, .x = &x, .y = &a->y, .stride = a->stride, .up = a->up};
     g.taps = a->k * a->k;
     g.k = (int64_t)g.taps * x.c;

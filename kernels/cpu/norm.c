@@ -30,30 +30,33 @@ struct apply {
     const dl_act *x, *y;
     const float *ab; /* [n][2][c] or NULL */
     int fn;
+    bool up; /* y is x enlarged by nearest neighbour */
 };
 
 static void apply_items(void *arg, int64_t from, int64_t to, int worker)
 {
     (void)worker;
     const struct apply *g = arg;
-    int64_t pixels = cpu_pixels(g->x), c = g->x->c;
+    const dl_act *x = g->x, *y = g->y;
+    int64_t pixels = cpu_pixels(y), c = x->c;
     for (int64_t p = from; p < to; p++) {
-        int64_t i = p / pixels;
+        int64_t i = p / pixels, q = p % pixels, src = q;
         const float *a = g->ab ? g->ab + 2 * i * c : NULL;
-        g->s->affine(cpu_at(g->y, i, p % pixels), g->y->t, cpu_at(g->x, i, p % pixels), g->x->t, a, a ? a + c : NULL, c,
-                     g->fn);
+        if (g->up) src = q / y->w * x->h / y->h * x->w + q % y->w * x->w / y->w;
+        g->s->affine(cpu_at(y, i, q), y->t, cpu_at(x, i, src), x->t, a, a ? a + c : NULL, c, g->fn);
     }
 }
 
 /* Pixels in a chunk of work: about 64 KiB of f32. */
 static int64_t grain_of(const dl_act *x) { return 1 + 16384 / x->c; }
 
-dl_act fast_pre(struct dl_run *r, const struct simd *s, const struct dl_conv *a, int t)
+dl_act fast_pre(struct dl_run *r, const struct simd *s, const struct dl_conv *a, int t, bool dense)
 {
-    bool norm = a->pre.mean_rstd != NULL;
-    if (!norm && a->pre_fn == DL_NONE && a->x.t == t) return a->x;
-    dl_act y = dl_act_hi(r, t, a->x.n, a->x.h, a->x.w, a->x.c);
-    struct apply g = {.s = s, .x = &a->x, .y = &y, .fn = a->pre_fn};
+    bool norm = a->pre.mean_rstd != NULL, up = dense && a->up;
+    bool as_is = !norm && a->pre_fn == DL_NONE && a->x.t == t;
+    if (as_is && (!dense || (!up && a->x.ld == a->x.c))) return a->x;
+    dl_act y = dl_act_hi(r, t, a->x.n, up ? a->y.h : a->x.h, up ? a->y.w : a->x.w, a->x.c);
+    struct apply g = {.s = s, .x = &a->x, .y = &y, .fn = a->pre_fn, .up = up};
     if (norm) g.ab = fast_norm_coefs(r, &a->pre, &a->x);
     if (dl_run_ok(r) && !dl_run_is_dry(r) && !r->arena.failed)
         pool_for(r->ctx->pool, y.n * cpu_pixels(&y), grain_of(&y), apply_items, &g);

@@ -1,12 +1,20 @@
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/fast.h"
+#include "kernels/cpu/onednn_prim.h"
 
-static void pick_gemm(struct dl_run *r, const struct dl_gemm *a) { fast_gemm(r, simd_pick(), a); }
+static void pick_gemm(struct dl_run *r, const struct dl_gemm *a)
+{
+    const struct simd *s = simd_pick();
+    if (!onednn_gemm(r, s, a)) fast_gemm(r, s, a);
+}
+
 static void pick_conv(struct dl_run *r, const struct dl_conv *a)
 {
     const struct simd *s = simd_pick();
+    if (onednn_conv(r, s, a)) return;
     (fast_wino_takes(s, a) ? fast_wino : fast_conv)(r, s, a);
 }
+
 static void pick_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mr) { fast_gnorm(r, simd_pick(), a, mr); }
 static void pick_norm(struct dl_run *r, const struct dl_norm *a) { fast_norm(r, simd_pick(), a); }
 static void pick_lnorm(struct dl_run *r, const struct dl_lnorm *a) { fast_lnorm(r, simd_pick(), a); }
@@ -27,4 +35,4 @@ void onednn_init(struct dl_ops *ops)
     ops->add = pick_add;
 }
 
-bool onednn_has_bf16(void) { return false; }
+bool onednn_has_bf16(void) { return simd_pick() && prim_has_bf16(); }

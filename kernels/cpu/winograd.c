@@ -121,7 +121,7 @@ static void wino_cut(struct wino *g, int threads)
 void fast_wino(struct dl_run *r, const struct simd *s, const struct dl_conv *a)
 {
     struct dl_mark mark = dl_arena_mark(&r->arena);
-    struct wino g = {.s = s, .a = a, .x = fast_pre(r, s, a, DL_F32)};
+    struct wino g = {.s = s, .a = a, .x = fast_pre(r, s, a, DL_F32, false)};
     r->variant = s->vw == 16 ? "f32 winograd 4x4 avx512" : "f32 winograd 4x4 avx2";
     wino_cut(&g, r->ctx->threads);
     g.w = fast_w_panels(r, a->w, a->x.t, s, 1);
