@@ -11,7 +11,7 @@ static void colour(cairo_t *cr, unsigned rgb)
     cairo_set_source_rgb(cr, (rgb >> 16 & 255) / 255.0, (rgb >> 8 & 255) / 255.0, (rgb & 255) / 255.0);
 }
 
-static void paint_picture(cairo_t *cr, const struct page_picture *pic)
+static void paint_picture(cairo_t *cr, const struct page_picture *pic, bool pixels)
 {
     cairo_save(cr);
     if (!pic->rgb) {
@@ -37,19 +37,20 @@ static void paint_picture(cairo_t *cr, const struct page_picture *pic)
     cairo_scale(cr, pic->box_w / pic->w, pic->box_h / pic->h);
     cairo_set_source_surface(cr, s, 0, 0);
     cairo_pattern_set_filter(cairo_get_source(cr), reduced ? CAIRO_FILTER_GOOD : CAIRO_FILTER_NEAREST);
-    /* Without this the border pixels of a reduced picture fade into the page. */
-    cairo_pattern_set_extend(cairo_get_source(cr), CAIRO_EXTEND_PAD);
+    /* Without this the border pixels of a reduced picture fade into the page. PDF reduces nothing, and cairo would
+     * embed a wider picture there. */
+    if (pixels) cairo_pattern_set_extend(cairo_get_source(cr), CAIRO_EXTEND_PAD);
     cairo_rectangle(cr, 0, 0, pic->w, pic->h);
     cairo_fill(cr);
     cairo_surface_destroy(s);
     cairo_restore(cr);
 }
 
-static void paint(cairo_t *cr, const struct page *p)
+static void paint(cairo_t *cr, const struct page *p, bool pixels)
 {
     cairo_set_source_rgb(cr, 1, 1, 1);
     cairo_paint(cr);
-    for (int i = 0; i < p->n_pictures; i++) paint_picture(cr, &p->picture[i]);
+    for (int i = 0; i < p->n_pictures; i++) paint_picture(cr, &p->picture[i], pixels);
     for (int i = 0; i < p->n_lines; i++) {
         colour(cr, p->line[i].colour);
         cairo_move_to(cr, p->line[i].x, p->line[i].y);
@@ -68,7 +69,7 @@ int page_png(const struct page *p, const char *name, uint8_t **data, int64_t *by
     int w = (int)p->w, h = (int)p->h;
     cairo_surface_t *s = cairo_image_surface_create(CAIRO_FORMAT_RGB24, w, h);
     cairo_t *cr = cairo_create(s);
-    paint(cr, p);
+    paint(cr, p, true);
     cairo_status_t why = cairo_status(cr);
     cairo_destroy(cr);
     cairo_surface_flush(s);
@@ -114,7 +115,7 @@ int page_pdf(const struct page *p, const char *name, uint8_t **data, int64_t *by
     cairo_pdf_surface_set_metadata(s, CAIRO_PDF_METADATA_TITLE, p->title);
     cairo_t *cr = cairo_create(s);
     cairo_scale(cr, points, points);
-    paint(cr, p);
+    paint(cr, p, false);
     cairo_show_page(cr);
     cairo_status_t why = cairo_status(cr);
     cairo_destroy(cr);

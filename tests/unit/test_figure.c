@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* memmem */
 /* Figures: pictures come out to the pixel, missing ones are framed, text is shown as it was in any script, the same
  * figure is the same bytes, and a sweep's folder gives one figure for each prompt and seed. */
 #include "lens/figure.h"
@@ -97,6 +98,16 @@ static void reduced(void **state)
     /* All but the corner's surroundings is the one colour, out to the border. */
     assert_in_range(count(&p, red), 128 * 64 - 9, 128 * 64 - 1);
     dl_png_close(&p);
+    /* PDF and SVG carry the picture as it was. */
+    int64_t n;
+    char *pdf = folder_read(draw(&s, "a.pdf"), &n);
+    assert_non_null(memmem(pdf, (size_t)n, "/Width 512", 10));
+    assert_non_null(memmem(pdf, (size_t)n, "/Height 256", 11));
+    free(pdf);
+    char *svg = folder_read(draw(&s, "a.svg"), NULL);
+    assert_non_null(strstr(svg, "width=\"128\" height=\"64\""));
+    assert_non_null(strstr(svg, "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAgAAAAEA")); /* 512 x 256 */
+    free(svg);
     free(rgb);
 }
 
