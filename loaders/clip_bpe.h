@@ -23,8 +23,8 @@
  * Merge lists must be such as a trainer writes them (parts before wholes, each whole made one way); only then do both
  * generations merge alike.
  *
- * Checked against both references on 6,000 texts with either pad token (tests/unit/test_clip_bpe.c) and, once, with every
- * code point of planes 0 to 3 in four places of a text: no difference but for mojibake.
+ * Checked against both references on 6,000 texts with either pad token (tests/unit/test_clip_bpe.c) and, once, with
+ * every code point of planes 0 to 3 in four places of a text: no difference but for mojibake.
  */
 #ifndef DL_CLIP_BPE_H
 #define DL_CLIP_BPE_H
