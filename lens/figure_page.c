@@ -262,11 +262,13 @@ int page_layout(struct page *p, const struct figure_spec *s, bool pixels, struct
     if (*p->title) {
         /* A narrow grid gets a wider page rather than a tower of words. */
         PangoLayout *l = new_layout(p, p->title, title_px, 0);
-        content_w = fmax(grid_w, fmin(layout_width(l) + 1, title_px * 24));
-        pango_layout_set_width(l, (int)(content_w * PANGO_SCALE));
+        double room = fmax(grid_w, fmin(layout_width(l) + 1, title_px * 24));
+        pango_layout_set_width(l, (int)(room * PANGO_SCALE));
         cut_lines(l, TITLE_LINES);
         balance(l);
-        add_lines(p, l, margin + (content_w - (double)pango_layout_get_width(l) / PANGO_SCALE) / 2, y, title_px, INK);
+        double title_w = ceil((double)pango_layout_get_width(l) / PANGO_SCALE);
+        content_w = fmax(grid_w, title_w);
+        add_lines(p, l, margin + floor((content_w - title_w) / 2), y, title_px, INK);
         y += ceil(layout_height(l)) + gap;
         g_object_unref(l);
     }

@@ -134,7 +134,7 @@ int dl_png_write(const char *path, const uint8_t *rgb, int w, int h, const struc
     return rc;
 }
 
-static int read_head(png_structp png, png_infop info, struct dl_png *p)
+static int read_head(png_structp png, png_infop info, struct dl_png *p, int64_t file_bytes)
 {
     if (setjmp(png_jmpbuf(png))) return -1;
     png_set_user_limits(png, DL_PNG_MAX_SIDE, DL_PNG_MAX_SIDE);
@@ -144,6 +144,9 @@ static int read_head(png_structp png, png_infop info, struct dl_png *p)
     p->w = (int)png_get_image_width(png, info);
     p->h = (int)png_get_image_height(png, info);
     if ((int64_t)p->w * p->h > DL_PNG_MAX_PIXELS) png_error(png, "too many pixels");
+    /* Deflate packs no better than 1032 to 1, so a few bytes cannot make us take memory for a vast picture. */
+    if ((int64_t)png_get_rowbytes(png, info) * p->h > file_bytes * 1032)
+        png_error(png, "more pixels than its bytes hold");
     png_set_expand(png);
     png_set_scale_16(png);
     png_set_gray_to_rgb(png);
@@ -178,9 +181,26 @@ static int keep_text(struct dl_png *p, png_structp png, png_infop info)
     return 0;
 }
 
+/* Walks over the chunks to the last one, IEND. libpng takes the memory for a chunk that a header names before it knows
+ * whether the file has so many bytes. */
+static int check_chunks(const uint8_t *data, int64_t bytes, const char *name, struct dl_err *e)
+{
+    if (bytes < 8 || png_sig_cmp(data, 0, 8)) return dl_fail(e, DL_EINPUT, "%s: this is not a PNG file", name);
+    for (int64_t at = 8; bytes - at >= 12;) {
+        int64_t n = (int64_t)png_get_uint_32(data + at);
+        if (n > bytes - at - 12)
+            return dl_fail(e, DL_EINPUT, "%s: the chunk at byte %lld says %lld bytes, and the file ends before", name,
+                           (long long)at, (long long)n);
+        if (!memcmp(data + at + 4, "IEND", 4)) return 0;
+        at += 12 + n;
+    }
+    return dl_fail(e, DL_EINPUT, "%s: the file of %lld bytes ends early", name, (long long)bytes);
+}
+
 int dl_png_decode(struct dl_png *p, const uint8_t *data, int64_t bytes, const char *name, struct dl_err *e)
 {
     *p = (struct dl_png){0};
+    if (check_chunks(data, bytes, name, e)) return -1;
     struct job j = {.name = name, .e = e, .code = DL_EINPUT, .in = data, .bytes = bytes};
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &j, on_error, on_warning);
     png_infop info = png ? png_create_info_struct(png) : NULL;
@@ -190,7 +210,7 @@ int dl_png_decode(struct dl_png *p, const uint8_t *data, int64_t bytes, const ch
         dl_fail(e, DL_ENOMEM, "%s: no memory", name);
     } else {
         png_set_read_fn(png, &j, on_read);
-        rc = read_head(png, info, p);
+        rc = read_head(png, info, p, bytes);
         if (!rc) {
             row = malloc((size_t)p->h * sizeof *row);
             p->rgb = malloc((size_t)p->w * (size_t)p->h * 3);

@@ -218,17 +218,25 @@ static void of_others(void **state)
 static void hostile(void **state)
 {
     (void)state;
-    static const uint32_t size[][2] = {{0, 1},     {1, 0},         {0x7fffffff, 0x7fffffff},
-                                       {40000, 1}, {32767, 32767}, {1u << 31, 1}};
+    static const uint32_t size[][2] = {{0, 1},        {1, 0},      {0x7fffffff, 0x7fffffff}, {40000, 1}, {32767, 32767},
+                                       {1u << 31, 1}, {9000, 9000}};
     uint8_t file[512];
     struct dl_png p;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 7; i++) {
         struct dl_err e = {0};
         int64_t n = by_hand(file, size[i][0], size[i][1], 8, 2, (const uint8_t[]){0, 1, 2, 3}, 4);
         assert_int_equal(dl_png_decode(&p, file, n, "big.png", &e), -1);
         assert_int_equal(e.code, DL_EINPUT);
         assert_null(p.rgb);
+        if (i == 6) assert_non_null(strstr(e.msg, "more pixels than its bytes hold"));
     }
+    /* A chunk that says more bytes than there are. */
+    struct dl_err chunk_err = {0};
+    int64_t n = by_hand(file, 1, 1, 8, 2, (const uint8_t[]){0, 1, 2, 3}, 4);
+    file[33] = 0x7e; /* of the text behind IHDR */
+    assert_int_equal(dl_png_decode(&p, file, n, "chunk.png", &chunk_err), -1);
+    assert_string_equal(chunk_err.msg,
+                        "chunk.png: the chunk at byte 33 says 2113929230 bytes, and the file ends before");
     /* Text that unpacks to more than is allowed does not come through. */
     struct dl_err e = {0};
     char *value = malloc(20000001);
