@@ -1,78 +1,77 @@
+#include "tools/cli.h"
 #include "tools/synth.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-int cmd_synth(int argc, char **argv);
+static const char help[] =
+    "usage: dlens synth --like NAME --out DIR [options]\n"
+    "\n"
+    "Writes a synthetic checkpoint in diffusers layout: the tensors and configs of a real model with random values of\n"
+    "sane size, for tests and benchmarks without a download. The same options give the same bytes everywhere.\n"
+    "\n"
+    "  --like NAME       the model to imitate: sd15 or sd21\n"
+    "  --scale SCALE     tiny (default, less than 2 MB) or full (the real size)\n"
+    "  --out DIR         the folder to write\n"
+    "  --tokenizer DIR   take vocab.json and merges.txt from this folder instead of making up a small vocabulary\n"
+    "  --dtype TYPE      f32 (default), f16 or bf16\n"
+    "  --seed N          another seed gives other values (default 0)\n"
+    "  --json, --quiet, --help\n";
 
-static void help(void)
-{
-    printf("usage: dlens synth --like NAME --out DIR [options]\n"
-           "\n"
-           "Writes a synthetic checkpoint in diffusers layout: the tensors and configs of a real model with random values\n"
-           "of sane size, for tests and benchmarks without a download. The same options give the same bytes everywhere.\n"
-           "\n"
-           "  --like NAME       the model to imitate: %s\n"
-           "  --scale SCALE     tiny (default, less than 2 MB) or full (the real size)\n"
-           "  --out DIR         the folder to write\n"
-           "  --tokenizer DIR   use this folder's vocab.json and merges.txt instead of a made-up vocabulary\n"
-           "  --dtype TYPE      f32 (default), f16 or bf16\n"
-           "  --seed N          another seed gives other values (default 0)\n"
-           "  --help            this text\n",
-           synth_names());
-}
+enum { LIKE = CLI_OWN, SCALE, OUT, TOKENIZER, DTYPE, SEED };
 
-static int usage(const char *what, const char *value)
-{
-    fprintf(stderr, "dlens synth: %s%s (see dlens synth --help)\n", what, value ? value : "");
-    return DL_EUSAGE;
-}
+static const struct option options[] = {CLI_OPTIONS,
+                                        {"like", required_argument, NULL, LIKE},
+                                        {"scale", required_argument, NULL, SCALE},
+                                        {"out", required_argument, NULL, OUT},
+                                        {"tokenizer", required_argument, NULL, TOKENIZER},
+                                        {"dtype", required_argument, NULL, DTYPE},
+                                        {"seed", required_argument, NULL, SEED},
+                                        {0}};
 
-int cmd_synth(int argc, char **argv)
-{
-    enum { LIKE = 256, SCALE, OUT, TOKENIZER, DTYPE, SEED, HELP };
-    static const struct option options[] = {
-        {"like", required_argument, NULL, LIKE},           {"scale", required_argument, NULL, SCALE},
-        {"out", required_argument, NULL, OUT},             {"tokenizer", required_argument, NULL, TOKENIZER},
-        {"dtype", required_argument, NULL, DTYPE},         {"seed", required_argument, NULL, SEED},
-        {"help", no_argument, NULL, HELP},                 {NULL, 0, NULL, 0},
-    };
-    struct synth_opts o = {.type = DL_F32};
+static int take(void *user, int v, struct dl_err *e) {
+    static const char *const scales[] = {"tiny", "full"}, *const types[] = {"f32", "f16", "bf16"};
+    static const int type_of[] = {DL_F32, DL_F16, DL_BF16};
+    struct synth_opts *o = user;
     char *end;
-    optind = 1;
-    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-        switch (c) {
-        case LIKE: o.like = optarg; break;
-        case OUT: o.out = optarg; break;
-        case TOKENIZER: o.tokenizer = optarg; break;
-        case SCALE:
-            o.full = !strcmp(optarg, "full");
-            if (!o.full && strcmp(optarg, "tiny")) return usage("--scale is tiny or full, not ", optarg);
-            break;
-        case DTYPE:
-            for (o.type = 0; o.type < DL_NTYPES && strcmp(optarg, dl_type_name(o.type)); o.type++) {}
-            if (o.type > DL_BF16) return usage("--dtype is f32, f16 or bf16, not ", optarg);
-            break;
-        case SEED:
-            errno = 0;
-            o.seed = strtoull(optarg, &end, 10);
-            if (errno || *end || *optarg < '0' || *optarg > '9') return usage("--seed is a whole number, not ", optarg);
-            break;
-        case HELP: help(); return 0;
-        default: return DL_EUSAGE; /* getopt has said what */
-        }
+    int i;
+    switch (v) {
+    case LIKE: o->like = optarg; break;
+    case OUT: o->out = optarg; break;
+    case TOKENIZER: o->tokenizer = optarg; break;
+    case SCALE:
+        if ((i = cli_choice("--scale", optarg, 2, scales, e)) < 0) return -1;
+        o->full = i == 1;
+        break;
+    case DTYPE:
+        if ((i = cli_choice("--dtype", optarg, 3, types, e)) < 0) return -1;
+        o->type = type_of[i];
+        break;
+    case SEED: /* all 64 bits */
+        errno = 0;
+        o->seed = strtoull(optarg, &end, 10);
+        if (errno || *end || *optarg < '0' || *optarg > '9')
+            return dl_fail(e, DL_EUSAGE, "--seed %s: a whole number from 0 to 18446744073709551615 is expected",
+                           optarg);
+        break;
     }
-    if (optind < argc) return usage("takes no argument ", argv[optind]);
-    if (!o.like) return usage("--like NAME is missing; known: ", synth_names());
-    if (!o.out) return usage("--out DIR is missing", NULL);
-    struct dl_err e = {0};
-    if (synth_write(&o, &e) < 0) {
-        fprintf(stderr, "dlens synth: %s\n", e.msg);
-        return e.code;
-    }
-    printf("%s\n", o.out);
     return 0;
+}
+
+static int synth(struct cli *c, void *user, char *line, struct dl_err *e) {
+    const struct synth_opts *o = user;
+    if (c->dry_run) return dl_fail(e, DL_EUSAGE, "--dry-run: synth has nothing to plan");
+    if (synth_write(o, e) < 0) return -1;
+    snprintf(line, 4096, "%s", o->out);
+    json_object_set_new(c->result, "out", json_string_nocheck(o->out));
+    json_object_set_new(c->result, "like", json_string(o->like));
+    return 0;
+}
+
+int cmd_synth(int argc, char **argv) {
+    struct synth_opts o = {.type = DL_F32};
+    return cli_main(
+        argc, argv,
+        &(struct cli_main){.command = "synth", .help = help, .options = options, .take = take, .run = synth}, &o);
 }

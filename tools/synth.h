@@ -1,10 +1,10 @@
 /* synth.h: synthetic checkpoints, the library behind `dlens synth`.
  *
- * A synthetic checkpoint has the layout, configs, tensor names and shapes of a real model, or of a small one with all of
- * the real one's peculiarities, and values made by a counter-based generator: a value depends on the seed, the tensor's
- * name and the element's index alone, through integer hashing and single float operations, so the same bytes come out
- * everywhere. It is read by dlens and by diffusers, and its activations stay of ordinary size through a whole sampling
- * loop; its images mean nothing. For tests, benchmarks and trying things out without a download.
+ * A synthetic checkpoint has the layout, configs, tensor names and shapes of a real model, or of a small one with all
+ * of the real one's peculiarities, and values made by a counter-based generator: a value depends on the seed, the
+ * tensor's name and the element's index alone, through integer hashing and single float operations, so the same bytes
+ * come out everywhere. It is read by dlens and by diffusers, and its activations stay of ordinary size through a whole
+ * sampling loop; its images mean nothing. For tests, benchmarks and trying things out without a download.
  *
  * The tensor lists are those of the models' own binding functions in list mode.
  */
@@ -19,9 +19,9 @@
 #include <stdint.h>
 
 struct synth_opts {
-    const char *like;      /* one of synth_names() */
-    bool full;             /* the real model's size; otherwise a small one of less than 2 MB */
-    const char *out;       /* folder, made with those above it; files of earlier runs in it are replaced */
+    const char *like; /* one of synth_names() */
+    bool full;        /* the real model's size; otherwise a small one of less than 2 MB */
+    const char *out;  /* folder, made with those above it; a synthetic model in it is replaced, any other refused */
     const char *tokenizer; /* folder with vocab.json and merges.txt, copied; NULL: a small vocabulary is made up */
     int type;              /* DL_F32, DL_F16 or DL_BF16 */
     uint64_t seed;
@@ -86,8 +86,8 @@ int synth_folder(const char *path, struct dl_err *e);
 int synth_text(const char *folder, const char *file, struct dl_err *e, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* Writes <out>/tokenizer. *vocab: in, the number of ids that the model must have, or 0 for as many as there are; out, the size
- * of the token table. pad: the padding token, "!" or "<|endoftext|>". */
+/* Writes <out>/tokenizer. *vocab: in, the number of ids that the model must have, or 0 for as many as there are; out,
+ * the size of the token table. pad: the padding token, "!" or "<|endoftext|>". */
 int synth_tokenizer(const struct synth_opts *o, const char *pad, int *vocab, struct dl_err *e);
 
 /* Stable Diffusion 1.x and 2.x: everything but the tokenizer. */

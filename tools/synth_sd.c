@@ -1,6 +1,7 @@
-/* Stable Diffusion 1.5 and 2.1: configs restated at full size, and small ones that keep what is peculiar to each: one number
- * of heads for all levels (1.5) or a list (2.1), quick_gelu or gelu, convolutions or matrices around the transformers, a
- * plain last level, PNDM with noise prediction or DDIM with v prediction, padding by the end token or by "!". */
+/* Stable Diffusion 1.5 and 2.1: configs restated at full size, and small ones that keep what is peculiar to each: one
+ * number of heads for all levels (1.5) or a list (2.1), quick_gelu or gelu, convolutions or matrices around the
+ * transformers, a plain last level, PNDM with noise prediction or DDIM with v prediction, padding by the end token or
+ * by "!". */
 #include "tools/synth.h"
 
 #include "pipelines/clip.h"
@@ -38,50 +39,124 @@ struct shape {
 
 static const struct shape shapes[2][2] = {
     {
-        {.act = "quick_gelu", .text_width = 32, .text_ff = 64, .text_layers = 4, .text_heads = 2,
-         .channels = "[16, 16, 32]", .down = DOWN3, .up = UP3, .heads = "2", .linear = "false",
-         .groups = 8, .sample = 16, .layers = 2,
-         .vae_channels = "[8, 8, 16]", .vae_down = VAE_DOWN3, .vae_up = VAE_UP3, .vae_groups = 4, .vae_sample = 64,
-         .vae_layers = 1, .extra = ""},
-        {.act = "quick_gelu", .text_width = 768, .text_ff = 3072, .text_layers = 12, .text_heads = 12,
-         .channels = "[320, 640, 1280, 1280]", .down = DOWN4, .up = UP4, .heads = "8", .linear = "false",
-         .groups = 32, .sample = 64, .layers = 2,
-         .vae_channels = "[128, 256, 512, 512]", .vae_down = VAE_DOWN4, .vae_up = VAE_UP4, .vae_groups = 32,
-         .vae_sample = 512, .vae_layers = 2, .extra = ""},
+        {.act = "quick_gelu",
+         .text_width = 32,
+         .text_ff = 64,
+         .text_layers = 4,
+         .text_heads = 2,
+         .channels = "[16, 16, 32]",
+         .down = DOWN3,
+         .up = UP3,
+         .heads = "2",
+         .linear = "false",
+         .groups = 8,
+         .sample = 16,
+         .layers = 2,
+         .vae_channels = "[8, 8, 16]",
+         .vae_down = VAE_DOWN3,
+         .vae_up = VAE_UP3,
+         .vae_groups = 4,
+         .vae_sample = 64,
+         .vae_layers = 1,
+         .extra = ""},
+        {.act = "quick_gelu",
+         .text_width = 768,
+         .text_ff = 3072,
+         .text_layers = 12,
+         .text_heads = 12,
+         .channels = "[320, 640, 1280, 1280]",
+         .down = DOWN4,
+         .up = UP4,
+         .heads = "8",
+         .linear = "false",
+         .groups = 32,
+         .sample = 64,
+         .layers = 2,
+         .vae_channels = "[128, 256, 512, 512]",
+         .vae_down = VAE_DOWN4,
+         .vae_up = VAE_UP4,
+         .vae_groups = 32,
+         .vae_sample = 512,
+         .vae_layers = 2,
+         .extra = ""},
     },
     {
-        {.act = "gelu", .text_width = 32, .text_ff = 96, .text_layers = 3, .text_heads = 4,
-         .channels = "[16, 16, 32]", .down = DOWN3, .up = UP3, .heads = "[1, 2, 4]", .linear = "true",
-         .groups = 8, .sample = 12, .layers = 2,
-         .vae_channels = "[8, 8, 16]", .vae_down = VAE_DOWN3, .vae_up = VAE_UP3, .vae_groups = 4, .vae_sample = 48,
-         .vae_layers = 1, .extra = SD21_EXTRA},
-        {.act = "gelu", .text_width = 1024, .text_ff = 4096, .text_layers = 23, .text_heads = 16,
-         .channels = "[320, 640, 1280, 1280]", .down = DOWN4, .up = UP4, .heads = "[5, 10, 20, 20]", .linear = "true",
-         .groups = 32, .sample = 96, .layers = 2,
-         .vae_channels = "[128, 256, 512, 512]", .vae_down = VAE_DOWN4, .vae_up = VAE_UP4, .vae_groups = 32,
-         .vae_sample = 768, .vae_layers = 2, .extra = SD21_EXTRA},
+        {.act = "gelu",
+         .text_width = 32,
+         .text_ff = 96,
+         .text_layers = 3,
+         .text_heads = 4,
+         .channels = "[16, 16, 32]",
+         .down = DOWN3,
+         .up = UP3,
+         .heads = "[1, 2, 4]",
+         .linear = "true",
+         .groups = 8,
+         .sample = 12,
+         .layers = 2,
+         .vae_channels = "[8, 8, 16]",
+         .vae_down = VAE_DOWN3,
+         .vae_up = VAE_UP3,
+         .vae_groups = 4,
+         .vae_sample = 48,
+         .vae_layers = 1,
+         .extra = SD21_EXTRA},
+        {.act = "gelu",
+         .text_width = 1024,
+         .text_ff = 4096,
+         .text_layers = 23,
+         .text_heads = 16,
+         .channels = "[320, 640, 1280, 1280]",
+         .down = DOWN4,
+         .up = UP4,
+         .heads = "[5, 10, 20, 20]",
+         .linear = "true",
+         .groups = 32,
+         .sample = 96,
+         .layers = 2,
+         .vae_channels = "[128, 256, 512, 512]",
+         .vae_down = VAE_DOWN4,
+         .vae_up = VAE_UP4,
+         .vae_groups = 32,
+         .vae_sample = 768,
+         .vae_layers = 2,
+         .extra = SD21_EXTRA},
     },
 };
 
-/* Branches that are added to a stream are damped, so that the stream keeps its size; what follows an activation is raised by
- * what the activation took; attention is sharpened, so that it does not merely average. */
+/* Branches that are added to a stream are damped, so that the stream keeps its size; what follows an activation is
+ * raised by what the activation took; attention is sharpened, so that it does not merely average. */
 static const struct synth_gain clip_gains[] = {
-    {"token_embedding", 0.5f}, {"position_embedding", 0.25f}, {"q_proj", 1.5f}, {"k_proj", 1.5f},
-    {"out_proj", 0.8f},        {"fc2", 0.8f},                 {NULL, 0},
+    {"token_embedding", 0.5f},
+    {"position_embedding", 0.25f},
+    {"q_proj", 1.5f},
+    {"k_proj", 1.5f},
+    {"out_proj", 0.8f},
+    {"fc2", 0.8f},
+    {NULL, 0},
 };
 static const struct synth_gain unet_gains[] = {
-    {"time_embedding.linear_2", 1.5f}, {"time_emb_proj", 1.5f}, {"conv1", 1.5f},      {"conv2", 0.7f},
-    {"attn2.to_q", 2},                 {"attn2.to_k", 2},       {"attn2.to_out", 2},  {"attn1.to_q", 1.5f},
-    {"attn1.to_k", 1.5f},              {"ff.net.2", 1},         {"proj_out", 0.5f},   {"conv_in", 0.3f},
-    {"conv_out", 1},                {NULL, 0},
+    {"time_embedding.linear_2", 1.5f},
+    {"time_emb_proj", 1.5f},
+    {"conv1", 1.5f},
+    {"conv2", 0.7f},
+    {"attn2.to_q", 2},
+    {"attn2.to_k", 2},
+    {"attn2.to_out", 2},
+    {"attn1.to_q", 1.5f},
+    {"attn1.to_k", 1.5f},
+    {"ff.net.2", 1},
+    {"proj_out", 0.5f},
+    {"conv_in", 0.3f},
+    {"conv_out", 1},
+    {NULL, 0},
 };
 static const struct synth_gain vae_gains[] = {
-    {"decoder.conv_in", 0.2f}, {"conv1", 1.5f},         {"conv2", 0.7f}, {"to_q", 1.5f},
-    {"to_k", 1.5f},            {"decoder.conv_out", 0.7f}, {NULL, 0},
+    {"decoder.conv_in", 0.2f},  {"conv1", 1.5f}, {"conv2", 0.7f}, {"to_q", 1.5f}, {"to_k", 1.5f},
+    {"decoder.conv_out", 0.7f}, {NULL, 0},
 };
 
-static struct synth_plan plan_plain(void *user, const struct synth_tensor *t)
-{
+static struct synth_plan plan_plain(void *user, const struct synth_tensor *t) {
     return synth_plan_of(t, user);
 }
 
@@ -90,8 +165,7 @@ struct unet_plan {
     bool hand_on;  /* noise prediction: the network's input shows in its output */
 };
 
-static struct synth_plan plan_unet(void *user, const struct synth_tensor *t)
-{
+static struct synth_plan plan_unet(void *user, const struct synth_tensor *t) {
     const struct unet_plan *u = user;
     struct synth_plan p = synth_plan_of(t, unet_gains);
     if (!strcmp(t->name, "conv_in.weight"))
@@ -103,17 +177,15 @@ static struct synth_plan plan_unet(void *user, const struct synth_tensor *t)
     return p;
 }
 
-static int join(char *out, size_t cap, const char *a, const char *b, struct dl_err *e)
-{
+static int join(char *out, size_t cap, const char *a, const char *b, struct dl_err *e) {
     if ((size_t)snprintf(out, cap, "%s/%s", a, b) < cap) return 0;
     return dl_fail(e, DL_EUSAGE, "%.200s...: this folder's name is too long", a);
 }
 
 /* Ends the binding of a list and writes its tensors. */
 static int finish(struct bind *b, int rc, struct synth_list *l, const char *folder, const char *stem,
-                  const struct synth_opts *o, struct synth_plan (*plan)(void *, const struct synth_tensor *), void *user,
-                  struct dl_err *e)
-{
+                  const struct synth_opts *o, struct synth_plan (*plan)(void *, const struct synth_tensor *),
+                  void *user, struct dl_err *e) {
     char path[4096];
     if (bind_close(b, e) < 0) rc = -1;
     if (rc == 0) rc = join(path, sizeof path, folder, stem, e);
@@ -122,8 +194,7 @@ static int finish(struct bind *b, int rc, struct synth_list *l, const char *fold
     return rc;
 }
 
-static int write_text_encoder(const struct synth_opts *o, const struct shape *s, int vocab, struct dl_err *e)
-{
+static int write_text_encoder(const struct synth_opts *o, const struct shape *s, int vocab, struct dl_err *e) {
     char folder[4000], path[4096];
     if (join(folder, sizeof folder, o->out, "text_encoder", e) < 0 || synth_folder(folder, e) < 0) return -1;
     if (synth_text(folder, "config.json", e,
@@ -146,19 +217,19 @@ static int write_text_encoder(const struct synth_opts *o, const struct shape *s,
     return finish(&b, rc, &l, folder, "model.safetensors", o, plan_plain, (void *)(uintptr_t)clip_gains, e);
 }
 
-static int write_unet(const struct synth_opts *o, const struct shape *s, bool v2, struct dl_err *e)
-{
+static int write_unet(const struct synth_opts *o, const struct shape *s, bool v2, struct dl_err *e) {
     char folder[4000], path[4096];
     if (join(folder, sizeof folder, o->out, "unet", e) < 0 || synth_folder(folder, e) < 0) return -1;
-    if (synth_text(folder, "config.json", e,
-                   "{\n  '_class_name': 'UNet2DConditionModel',\n  'act_fn': 'silu',\n  'attention_head_dim': %s,\n"
-                   "  'block_out_channels': %s,\n  'center_input_sample': false,\n  'cross_attention_dim': %d,\n"
-                   "  'down_block_types': %s,\n  'downsample_padding': 1,\n%s  'flip_sin_to_cos': true,\n"
-                   "  'freq_shift': 0,\n  'in_channels': 4,\n  'layers_per_block': %d,\n  'mid_block_scale_factor': 1,\n"
-                   "  'norm_eps': 1e-05,\n  'norm_num_groups': %d,\n  'out_channels': 4,\n  'sample_size': %d,\n"
-                   "  'up_block_types': %s,\n  'use_linear_projection': %s\n}\n",
-                   s->heads, s->channels, s->text_width, s->down, s->extra, s->layers, s->groups, s->sample, s->up,
-                   s->linear) < 0)
+    if (synth_text(
+            folder, "config.json", e,
+            "{\n  '_class_name': 'UNet2DConditionModel',\n  'act_fn': 'silu',\n  'attention_head_dim': %s,\n"
+            "  'block_out_channels': %s,\n  'center_input_sample': false,\n  'cross_attention_dim': %d,\n"
+            "  'down_block_types': %s,\n  'downsample_padding': 1,\n%s  'flip_sin_to_cos': true,\n"
+            "  'freq_shift': 0,\n  'in_channels': 4,\n  'layers_per_block': %d,\n  'mid_block_scale_factor': 1,\n"
+            "  'norm_eps': 1e-05,\n  'norm_num_groups': %d,\n  'out_channels': 4,\n  'sample_size': %d,\n"
+            "  'up_block_types': %s,\n  'use_linear_projection': %s\n}\n",
+            s->heads, s->channels, s->text_width, s->down, s->extra, s->layers, s->groups, s->sample, s->up,
+            s->linear) < 0)
         return -1;
     struct unet_config c;
     if (join(path, sizeof path, folder, "config.json", e) < 0 || unet_config_read(&c, path, e) < 0) return -1;
@@ -178,15 +249,15 @@ static int write_unet(const struct synth_opts *o, const struct shape *s, bool v2
     return finish(&b, rc, &l, folder, "diffusion_pytorch_model.safetensors", o, plan_unet, &p, e);
 }
 
-static int write_vae(const struct synth_opts *o, const struct shape *s, struct dl_err *e)
-{
+static int write_vae(const struct synth_opts *o, const struct shape *s, struct dl_err *e) {
     char folder[4000], path[4096];
     if (join(folder, sizeof folder, o->out, "vae", e) < 0 || synth_folder(folder, e) < 0) return -1;
-    if (synth_text(folder, "config.json", e,
-                   "{\n  '_class_name': 'AutoencoderKL',\n  'act_fn': 'silu',\n  'block_out_channels': %s,\n"
-                   "  'down_block_types': %s,\n  'in_channels': 3,\n  'latent_channels': 4,\n  'layers_per_block': %d,\n"
-                   "  'norm_num_groups': %d,\n  'out_channels': 3,\n  'sample_size': %d,\n  'up_block_types': %s\n}\n",
-                   s->vae_channels, s->vae_down, s->vae_layers, s->vae_groups, s->vae_sample, s->vae_up) < 0)
+    if (synth_text(
+            folder, "config.json", e,
+            "{\n  '_class_name': 'AutoencoderKL',\n  'act_fn': 'silu',\n  'block_out_channels': %s,\n"
+            "  'down_block_types': %s,\n  'in_channels': 3,\n  'latent_channels': 4,\n  'layers_per_block': %d,\n"
+            "  'norm_num_groups': %d,\n  'out_channels': 3,\n  'sample_size': %d,\n  'up_block_types': %s\n}\n",
+            s->vae_channels, s->vae_down, s->vae_layers, s->vae_groups, s->vae_sample, s->vae_up) < 0)
         return -1;
     struct vae_config c;
     if (join(path, sizeof path, folder, "config.json", e) < 0 || vae_config_read(&c, path, e) < 0) return -1;
@@ -201,11 +272,11 @@ static int write_vae(const struct synth_opts *o, const struct shape *s, struct d
     vae_bind(v, &c, &b);
     vae_close(v);
     free(v);
-    return finish(&b, 0, &l, folder, "diffusion_pytorch_model.safetensors", o, plan_plain, (void *)(uintptr_t)vae_gains, e);
+    return finish(&b, 0, &l, folder, "diffusion_pytorch_model.safetensors", o, plan_plain, (void *)(uintptr_t)vae_gains,
+                  e);
 }
 
-static int write_scheduler(const struct synth_opts *o, bool v2, struct dl_err *e)
-{
+static int write_scheduler(const struct synth_opts *o, bool v2, struct dl_err *e) {
     char folder[4000];
     if (join(folder, sizeof folder, o->out, "scheduler", e) < 0 || synth_folder(folder, e) < 0) return -1;
     return synth_text(folder, "scheduler_config.json", e,
@@ -216,8 +287,7 @@ static int write_scheduler(const struct synth_opts *o, bool v2, struct dl_err *e
                       v2 ? "DDIMScheduler" : "PNDMScheduler", v2 ? "v_prediction" : "epsilon");
 }
 
-static int write_index(const struct synth_opts *o, bool v2, struct dl_err *e)
-{
+static int write_index(const struct synth_opts *o, bool v2, struct dl_err *e) {
     if (synth_text(o->out, "README.md", e,
                    "Synthetic weights in the shape of %s (%s), seed %llu, made by dlens synth.\n"
                    "They are random numbers of sane size, for tests and benchmarks; their images mean nothing.\n",
@@ -234,8 +304,7 @@ static int write_index(const struct synth_opts *o, bool v2, struct dl_err *e)
                       o->like, (unsigned long long)o->seed, v2 ? "DDIMScheduler" : "PNDMScheduler");
 }
 
-int synth_sd(const struct synth_opts *o, bool v2, struct dl_err *e)
-{
+int synth_sd(const struct synth_opts *o, bool v2, struct dl_err *e) {
     const struct shape *s = &shapes[v2][o->full];
     int vocab = o->full ? 49408 : 0;
     if (synth_folder(o->out, e) < 0 || synth_tokenizer(o, v2 ? "!" : "<|endoftext|>", &vocab, e) < 0) return -1;

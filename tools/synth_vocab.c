@@ -1,5 +1,5 @@
-/* A small vocabulary in CLIP's format (vocab.json and merges.txt of Radford et al. 2021): 256 byte symbols, the same as ends
- * of words, a merge for each beginning of some common words, the two special tokens as the last ids. */
+/* A small vocabulary in CLIP's format (vocab.json and merges.txt of Radford et al. 2021): 256 byte symbols, the same as
+ * ends of words, a merge for each beginning of some common words, the two special tokens as the last ids. */
 #include "tools/synth.h"
 
 #include <errno.h>
@@ -12,8 +12,10 @@
 static const char words[] =
     "a an the of in on at and with by to for from is are was as it its one two three red green blue yellow black white "
     "dark bright big small old new cat dog bird fish horse bear man woman people child tree house car boat train sky "
-    "sea ocean river mountain snow beach street city night day sun moon light water fire photo painting drawing picture "
-    "image style portrait landscape standing sitting running playing holding wearing around under over between next near";
+    "sea ocean river mountain snow beach street city night day sun moon light water fire photo painting drawing "
+    "picture "
+    "image style portrait landscape standing sitting running playing holding wearing around under over between next "
+    "near";
 
 static const char bos[] = "<|startoftext|>", eos[] = "<|endoftext|>";
 
@@ -25,30 +27,29 @@ struct vocabulary {
     char merge[MAX_PIECES][2 * PIECE];
 };
 
-static bool has(const struct vocabulary *v, const char *piece)
-{
+static bool has(const struct vocabulary *v, const char *piece) {
     for (int i = 0; i < v->n; i++)
         if (!strcmp(v->piece[i], piece)) return true;
     return false;
 }
 
 /* The symbol of a byte: itself where it prints, else the next free code point from 256 on, in UTF-8. */
-static void add_bytes(struct vocabulary *v, const char *end)
-{
+static void add_bytes(struct vocabulary *v, const char *end) {
     for (int pass = 0, extra = 0; pass < 2; pass++)
         for (int b = 0; b < 256; b++) {
             bool prints = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
             if (prints == (pass == 1)) continue;
             int c = prints ? b : 256 + extra++;
             char *p = v->piece[v->n++];
-            if (c < 128) snprintf(p, PIECE, "%c%s", c, end);
-            else snprintf(p, PIECE, "%c%c%s", 0xc0 | c >> 6, 0x80 | (c & 63), end);
+            if (c < 128)
+                snprintf(p, PIECE, "%c%s", c, end);
+            else
+                snprintf(p, PIECE, "%c%c%s", 0xc0 | c >> 6, 0x80 | (c & 63), end);
         }
 }
 
 /* The merges of one word, letter by letter from its beginning; beginnings that are known are passed over. */
-static void add_word(struct vocabulary *v, const char *word, int len)
-{
+static void add_word(struct vocabulary *v, const char *word, int len) {
     for (int k = 2; k <= len; k++) {
         const char *end = k == len ? "</w>" : "";
         char left[PIECE], right[PIECE], both[PIECE];
@@ -61,8 +62,7 @@ static void add_word(struct vocabulary *v, const char *word, int len)
     }
 }
 
-static void make_words(struct vocabulary *v)
-{
+static void make_words(struct vocabulary *v) {
     add_bytes(v, "");
     add_bytes(v, "</w>");
     for (const char *w = words; *w;) {
@@ -72,8 +72,7 @@ static void make_words(struct vocabulary *v)
     }
 }
 
-static void put_json(FILE *f, const char *s)
-{
+static void put_json(FILE *f, const char *s) {
     fputc('"', f);
     for (; *s; s++) {
         if (*s == '"' || *s == '\\') fputc('\\', f);
@@ -83,8 +82,7 @@ static void put_json(FILE *f, const char *s)
 }
 
 /* Ids from 0 without holes; with `want`, unused entries fill up to the special tokens. */
-static int write_vocabulary(const char *folder, const struct vocabulary *v, int want, int *vocab, struct dl_err *e)
-{
+static int write_vocabulary(const char *folder, const struct vocabulary *v, int want, int *vocab, struct dl_err *e) {
     char path[4096];
     snprintf(path, sizeof path, "%s/vocab.json", folder);
     FILE *f = fopen(path, "wb");
@@ -114,15 +112,15 @@ static int write_vocabulary(const char *folder, const struct vocabulary *v, int 
 enum { MAX_FILE = 64 << 20 };
 
 /* Copies a file; absent is fine where it may be. Returns 1 when copied, 0 when absent, -1. */
-static int copy(const char *from, const char *to, const char *file, bool optional, struct dl_err *e)
-{
+static int copy(const char *from, const char *to, const char *file, bool optional, struct dl_err *e) {
     char a[4096], b[4096];
     snprintf(a, sizeof a, "%s/%s", from, file);
     snprintf(b, sizeof b, "%s/%s", to, file);
     FILE *in = fopen(a, "rb");
     if (!in && optional && errno == ENOENT) return 0;
-    if (!in) return dl_fail(e, DL_EINPUT, "%s: cannot read: %s; --tokenizer takes a folder with vocab.json and merges.txt", a,
-                            strerror(errno));
+    if (!in)
+        return dl_fail(e, DL_EINPUT, "%s: cannot read: %s; --tokenizer takes a folder with vocab.json and merges.txt",
+                       a, strerror(errno));
     FILE *out = fopen(b, "wb");
     if (!out) {
         fclose(in);
@@ -144,8 +142,7 @@ static int copy(const char *from, const char *to, const char *file, bool optiona
 }
 
 /* The size of the token table that a copied vocabulary needs. */
-static int read_vocabulary(const char *folder, int want, int *vocab, struct dl_err *e)
-{
+static int read_vocabulary(const char *folder, int want, int *vocab, struct dl_err *e) {
     char path[4096];
     snprintf(path, sizeof path, "%s/vocab.json", folder);
     json_error_t je;
@@ -158,25 +155,24 @@ static int read_vocabulary(const char *folder, int want, int *vocab, struct dl_e
     bool ok = json_is_integer(json_object_get(root, bos)) && json_is_integer(json_object_get(root, eos));
     const char *key;
     json_t *v;
-    json_object_foreach(root, key, v)
-    {
+    json_object_foreach(root, key, v) {
         int64_t id = json_is_integer(v) ? json_integer_value(v) : -1;
         ok = ok && id >= 0 && id < 1 << 24;
         if (id > most) most = id;
     }
     json_decref(root);
-    if (!ok) return dl_fail(e, DL_EINPUT, "%s: not a CLIP vocabulary: needs ids for all, and %s and %s", path, bos, eos);
+    if (!ok)
+        return dl_fail(e, DL_EINPUT, "%s: not a CLIP vocabulary: needs ids for all, and %s and %s", path, bos, eos);
     if (want && most >= want)
         return dl_fail(e, DL_EINPUT, "%s: ids up to %lld, but the model has %d tokens", path, (long long)most, want);
     *vocab = want ? want : (int)most + 1;
     return 0;
 }
 
-static int write_settings(const char *folder, const char *pad, struct dl_err *e)
-{
+static int write_settings(const char *folder, const char *pad, struct dl_err *e) {
     if (synth_text(folder, "special_tokens_map.json", e,
-                   "{\n  'bos_token': '%s',\n  'eos_token': '%s',\n  'pad_token': '%s',\n  'unk_token': '%s'\n}\n", bos, eos,
-                   pad, eos) < 0)
+                   "{\n  'bos_token': '%s',\n  'eos_token': '%s',\n  'pad_token': '%s',\n  'unk_token': '%s'\n}\n", bos,
+                   eos, pad, eos) < 0)
         return -1;
     return synth_text(folder, "tokenizer_config.json", e,
                       "{\n  'add_prefix_space': false,\n  'bos_token': '%s',\n  'do_lower_case': true,\n"
@@ -185,15 +181,15 @@ static int write_settings(const char *folder, const char *pad, struct dl_err *e)
                       bos, eos, pad, eos);
 }
 
-int synth_tokenizer(const struct synth_opts *o, const char *pad, int *vocab, struct dl_err *e)
-{
+int synth_tokenizer(const struct synth_opts *o, const char *pad, int *vocab, struct dl_err *e) {
     char folder[4000];
     if ((size_t)snprintf(folder, sizeof folder, "%s/tokenizer", o->out) >= sizeof folder)
         return dl_fail(e, DL_EUSAGE, "%.200s...: this folder's name is too long", o->out);
     if (synth_folder(folder, e) < 0 || write_settings(folder, pad, e) < 0) return -1;
     int want = *vocab;
     if (o->tokenizer) {
-        if (copy(o->tokenizer, folder, "vocab.json", false, e) < 0 || copy(o->tokenizer, folder, "merges.txt", false, e) < 0)
+        if (copy(o->tokenizer, folder, "vocab.json", false, e) < 0 ||
+            copy(o->tokenizer, folder, "merges.txt", false, e) < 0)
             return -1;
         if (copy(o->tokenizer, folder, "special_tokens_map.json", true, e) < 0) return -1;
         if (copy(o->tokenizer, folder, "tokenizer_config.json", true, e) < 0) return -1;
