@@ -1,0 +1,103 @@
+"""Whole lens sweeps of the tiny synthetic checkpoints by diffusers: tests/parity/test_sweep.c and test_lens.c.
+
+  for m in sd15 sd21; do
+    dlens synth --like $m --out DIR/$m
+    python sweep.py DIR/$m tests/parity/data/sweep_$m.safetensors
+  done
+
+The lens is done as in the NNsight tutorial: hidden_states[k] of the prompt under the encoder's final norm is fed to
+StableDiffusionPipeline as prompt_embeds; the negative prompt is encoded by the pipeline itself. float32 with one thread,
+noise of torch's CPU generator, 10 steps. Stored for every image CASE.kKK of the cases below (k = "plain": the
+ordinary call with the prompt as text):
+  CASE.kKK.latents  f32 [c][h][w], the scheduler's last output
+  CASE.kKK.image    u8 [h][w][3]
+and of the case "bf16", which starts from noise that was drawn in bfloat16:
+  bf16.kKK.latents  f32 [c][h][w] of the float32 networks
+  bf16.kKK.error    f32 [1], relative L2 error of PyTorch's bfloat16 pipeline from the same noise
+"""
+import sys
+
+import torch
+from diffusers import (DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline)
+from safetensors.torch import save_file
+
+PROMPTS = {"sd15": "A few people are in the ocean splashing around", "sd21": "Hello! A giraffe in a house"}
+SEED, STEPS = 17, 10
+ALL = "all"
+# name: layers, what differs from the default call
+CASES = {
+    "default": (ALL, {}),
+    "ddim": ((2,), {"scheduler": DDIMScheduler}),
+    "euler": ((2,), {"scheduler": EulerDiscreteScheduler}),
+    "dpm": ((2,), {"scheduler": DPMSolverMultistepScheduler}),
+    "unguided": ((1,), {"guidance": 1.0}),
+    "negative": ((3,), {"negative": "a house"}),
+    "wide": ((2,), {"size": (96, 64)}),
+    "odd": ((3,), {"size": (72, 56)}),
+    "tiled": ((2,), {"tile": 8, "size": (64, 64)}),
+}
+
+
+def lens(pipe, prompt):
+    """hidden_states[k] under the final norm, for each k."""
+    encoder = pipe.text_encoder
+    norm = dict(encoder.named_modules()).get("final_layer_norm") or encoder.text_model.final_layer_norm
+    ids = pipe.tokenizer(prompt, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True,
+                         return_tensors="pt").input_ids
+    return [norm(h) for h in encoder(ids, output_hidden_states=True).hidden_states]
+
+
+def generate(pipe, latents=None, guidance=7.5, negative="", size=None, tile=0, scheduler=None, **text):
+    """Final latents [c][h][w] and the picture, u8 [h][w][3]."""
+    original = pipe.scheduler
+    if scheduler:
+        pipe.scheduler = scheduler.from_config(original.config)
+    width, height = size or (None, None)
+    got = pipe(generator=torch.Generator().manual_seed(SEED), num_inference_steps=STEPS, guidance_scale=guidance, latents=latents,
+               negative_prompt=negative if guidance > 1 else None, width=width, height=height, output_type="latent", **text).images
+    if tile:
+        pipe.vae.enable_tiling()
+        pipe.vae.tile_latent_min_size = tile
+        pipe.vae.tile_sample_min_size = tile * pipe.vae_scale_factor
+    image = pipe.vae.decode(got / pipe.vae.config.scaling_factor).sample
+    pipe.vae.disable_tiling()
+    pipe.scheduler = original
+    pixels = pipe.image_processor.postprocess(image, output_type="np")[0]
+    return got[0].float(), torch.from_numpy((pixels * 255).round().astype("uint8"))
+
+
+def error(got, want):
+    return (got.double() - want.double()).norm() / want.double().norm()
+
+
+def main():
+    folder, path = sys.argv[1:]
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    prompt = PROMPTS[folder.rstrip("/").split("/")[-1]]
+    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    states = lens(pipe, prompt)
+    data = {}
+
+    def keep(name, pair):
+        data[name + ".latents"], data[name + ".image"] = pair[0].contiguous(), pair[1].contiguous()
+        print(f"{name:16} rms {pair[0].pow(2).mean().sqrt():.3f} {tuple(pair[1].shape)}", flush=True)
+
+    for name, (layers, options) in CASES.items():
+        for k in range(len(states)) if layers == ALL else layers:
+            keep(f"{name}.k{k:02}", generate(pipe, prompt_embeds=states[k], **options))
+    keep("default.plain", generate(pipe, prompt=prompt))
+
+    side = pipe.unet.config.sample_size
+    noise = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(SEED), dtype=torch.bfloat16)
+    full = [generate(pipe, latents=noise.float(), prompt_embeds=s)[0] for s in states]
+    pipe.to(torch.bfloat16)
+    for k, s in enumerate(lens(pipe, prompt)):
+        got = generate(pipe, latents=noise, prompt_embeds=s)[0]
+        data[f"bf16.k{k:02}.latents"], data[f"bf16.k{k:02}.error"] = full[k].contiguous(), error(got, full[k]).float().reshape(1)
+        print(f"bf16.k{k:02} error {error(got, full[k]):.2e}", flush=True)
+    save_file(data, path, {"format": "pt", "made_by": "tools/ref/sweep.py"})
+
+
+main()
