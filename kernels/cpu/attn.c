@@ -3,8 +3,8 @@
  *
  * For one row of keys and values at a time, all heads of K are packed as panels of transposed keys [panel][d][nr], those of V as
  * panels of channels [panel][key][nr]. An item is a block of BLOCK_Q queries of one head. For each block of BLOCK_K keys: scores
- * (tiles), bias and masks, new largest score, old sums scaled down when it rose, exponentials, and values added (tiles). Exponentials
- * are simd_body.h's v_exp (relative error below 2^-22). Every query's sums run over the keys in order, whatever block it is in.
+ * (tiles), bias and masks, new largest score, old sums scaled down when it rose, exponentials, and values added (tiles). Scores
+ * carry log2 e, so exponentials are powers of 2 (simd_body.h's v_exp2, relative error below 2e-7). Every query's sums run over the keys in order, whatever block it is in.
  */
 #include "kernels/cpu/fast.h"
 
@@ -16,6 +16,8 @@ enum {
     BLOCK_K = 128,
     SLD = BLOCK_K + 16, /* pitch of scores: keeps the rows of a tile in different sets of the cache */
 };
+
+#define LOG2E 1.44269504f
 
 struct attn {
     const struct simd *s;
@@ -46,7 +48,7 @@ static void pack_items(void *arg, int64_t from, int64_t to, int worker)
         memset(tmp, 0, (size_t)g->d_pad * 4);
         for (int64_t j = 0; j < nr; j++) {
             bool in = p0 + j < g->tk;
-            if (in) g->s->linear(tmp, DL_F32, head_at(&a->k, g->kv, p0 + j, head, d), a->k.t, a->scale, NULL, 0, 0, d, 0);
+            if (in) g->s->linear(tmp, DL_F32, head_at(&a->k, g->kv, p0 + j, head, d), a->k.t, a->scale * LOG2E, NULL, 0, 0, d, 0);
             for (int64_t c = 0; c < d; c++) k[c * nr + j] = in ? tmp[c] : 0;
             if (in) g->s->linear(tmp, DL_F32, head_at(&a->v, g->kv, p0 + j, head, d), a->v.t, 1, NULL, 0, 0, d, 0);
             for (int64_t c = 0; c < g->d_pad; c += nr)
@@ -64,7 +66,7 @@ static void mask(const struct attn *g, int64_t head, int64_t q0, int64_t m, int6
         int64_t seen = a->causal && q0 + b + 1 - k0 < n ? q0 + b + 1 - k0 : n; /* keys before this one take part */
         if (a->bias.p) {
             const float *bias = cpu_at(&a->bias, head, (q0 + b) * g->tk + k0);
-            for (int64_t j = 0; j < n; j++) s[j] += bias[j * a->bias.ld];
+            for (int64_t j = 0; j < n; j++) s[j] += bias[j * a->bias.ld] * LOG2E;
         }
         for (int64_t j = 0; keep && j < n; j++)
             if (!keep[j]) s[j] = -INFINITY;
@@ -78,11 +80,11 @@ static void soften(const struct attn *g, int64_t m, int64_t wide, float *s, floa
     for (int64_t b = 0; b < m; b++, s += SLD) {
         float max = g->s->max_row(s, wide);
         if (max > top[b]) {
-            float *o = out + b * g->d_pad, f = top[b] == -INFINITY ? 0 : expf(top[b] - max);
+            float *o = out + b * g->d_pad, f = top[b] == -INFINITY ? 0 : exp2f(top[b] - max);
             g->s->linear(o, DL_F32, o, DL_F32, f, NULL, 0, 0, g->d_pad, DL_NONE);
             sum[b] *= f, top[b] = max;
         }
-        sum[b] += g->s->exp_row(s, wide, top[b] == -INFINITY ? 0 : top[b]);
+        sum[b] += g->s->exp2_row(s, wide, top[b] == -INFINITY ? 0 : top[b]);
     }
 }
 

@@ -49,8 +49,8 @@ struct simd {
     void (*moments)(float *s, float *q, const void *x, int x_t, const float *pivot, int64_t n);
     /* y[n] = (x[n] - mean) / sqrt(var + eps) * g[n] + b[n]; rms: y[n] = x[n] / sqrt(mean(x^2) + eps) * g[n] + b[n]. */
     void (*lnorm)(void *y, int y_t, const void *x, int x_t, const float *g, const float *b, int64_t n, float eps, bool rms);
-    /* One vector row of an online softmax: s[n] (n a multiple of vw) becomes exp(s - max); returns its sum. */
-    float (*exp_row)(float *s, int64_t n, float max);
+    /* For an online softmax: s[n] becomes 2^(s - max), its sum is returned; the largest of s[n]. n: a multiple of nr. */
+    float (*exp2_row)(float *s, int64_t n, float max);
     float (*max_row)(const float *s, int64_t n);
     /* Winograd F(4x4, 3x3), see winograd.c. Weights: w at the panel's first k of the block, `tap` floats from tap to tap;
      * u[36][kc][nr]. Input: 36 pixels in raster order; channels [from, from + kc) to v + pos * ps. Output: m[36] rows of nr at

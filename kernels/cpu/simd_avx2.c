@@ -28,6 +28,34 @@ typedef int32_t vi __attribute__((vector_size(32)));
 #define v_max(a, b) _mm256_max_ps(a, b)
 #define v_min(a, b) _mm256_min_ps(a, b)
 
+static inline __m256i first_lanes(int64_t m)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)m), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+static inline vf v_load_part(const float *p, int64_t m) { return _mm256_maskload_ps(p, first_lanes(m)); }
+static inline void v_store_part(float *p, vf v, int64_t m) { _mm256_maskstore_ps(p, first_lanes(m), v); }
+
+static inline float v_hmax(vf v)
+{
+    __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
+}
+
+static inline float v_hsum(vf v)
+{
+    __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
+}
+
+static inline vf v_scale(vf p, vf t, vf x)
+{
+    vi e = (vi)p + ((vi)t << 23), normal = x >= _mm256_set1_ps(-126);
+    return (vf)(e & normal);
+}
+
 static inline vf v_from_bf16(const uint16_t *p)
 {
     return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);

@@ -3,6 +3,9 @@
  *   VW                     floats in a vector
  *   vf, vi                 vectors of VW floats, of VW int32
  *   v_load v_store v_set1 v_fma v_max v_min    on vf
+ *   v_load_part(p, m) v_store_part(p, v, m)    the first m < VW floats
+ *   v_hmax(v) v_hsum(v)    over the lanes, in a fixed order
+ *   v_scale(p, t, x)       p * 2^n with n in the low bits of t (as v_exp2 makes it); 0 for x < -126
  *   v_from_bf16(p) v_from_f16(p) v_to_bf16(p, v) v_to_f16(p, v)
  *   MR, SIMD_TABLE, SIMD_NAME
  *
@@ -139,18 +142,21 @@ static inline void store_t(void *p, int t, int64_t i, vf v)
 /* The first m < VW elements; the rest reads as zero and is not written. */
 static inline vf load_part(const void *p, int t, int64_t i, int64_t m)
 {
-    float tmp[VW] = {0};
-    int es = t == DL_F32 ? 4 : 2;
-    memcpy(tmp, (const uint8_t *)p + i * es, (size_t)(m * es));
+    if (t == DL_F32) return v_load_part((const float *)p + i, m);
+    uint16_t tmp[VW] = {0};
+    memcpy(tmp, (const uint16_t *)p + i, (size_t)m * 2);
     return load_t(tmp, t, 0);
 }
 
 static inline void store_part(void *p, int t, int64_t i, vf v, int64_t m)
 {
-    float tmp[VW];
-    int es = t == DL_F32 ? 4 : 2;
+    if (t == DL_F32) {
+        v_store_part((float *)p + i, v, m);
+        return;
+    }
+    uint16_t tmp[VW];
     store_t(tmp, t, 0, v);
-    memcpy((uint8_t *)p + i * es, tmp, (size_t)(m * es));
+    memcpy((uint16_t *)p + i, tmp, (size_t)m * 2);
 }
 
 #define LOAD(p, t, i, m) ((m) >= VW ? load_t(p, t, i) : load_part(p, t, i, m))
@@ -241,30 +247,38 @@ static void lnorm(void *y, int y_t, const void *x, int x_t, const float *g, cons
     }
 }
 
-static float exp_row(float *s, int64_t n, float max)
+/* 2^x for x <= 0, relative error below 2e-7 (minimax polynomial of degree 5 on |f| <= 1/2); exactly 0 below -126. */
+static inline vf v_exp2(vf x)
 {
-    vf t = v_set1(0), mx = v_set1(max);
-    for (int64_t i = 0; i < n; i += VW) {
-        vf x = v_load(s + i), e = v_exp(x - mx);
-        e = (vf)((vi)e & (x > v_set1(-1e30f))); /* masked scores are -inf: exactly nothing */
-        v_store(s + i, e);
-        t += e;
+    vf magic = v_set1(12582912.0f), t, f, p;
+    x = v_max(x, v_set1(-150.0f));
+    t = x + magic;
+    f = x - (t - magic);
+    p = v_fma(v_set1(1.327647129e-3f), f, v_set1(9.675540961e-3f));
+    p = v_fma(p, f, v_set1(5.550713092e-2f));
+    p = v_fma(p, f, v_set1(2.402212024e-1f));
+    p = v_fma(p, f, v_set1(6.931469440e-1f));
+    p = v_fma(p, f, v_set1(1.0f));
+    return v_scale(p, t, x);
+}
+
+static float exp2_row(float *s, int64_t n, float max)
+{
+    vf t0 = v_set1(0), t1 = v_set1(0), mx = v_set1(max);
+    for (int64_t i = 0; i < n; i += NR) {
+        vf e0 = v_exp2(v_load(s + i) - mx), e1 = v_exp2(v_load(s + i + VW) - mx);
+        v_store(s + i, e0);
+        v_store(s + i + VW, e1);
+        t0 += e0, t1 += e1;
     }
-    float f[VW], r = 0;
-    v_store(f, t);
-    for (int i = 0; i < VW; i++) r += f[i];
-    return r;
+    return v_hsum(t0 + t1);
 }
 
 static float max_row(const float *s, int64_t n)
 {
     vf t = v_load(s);
     for (int64_t i = VW; i < n; i += VW) t = v_max(t, v_load(s + i));
-    float f[VW], r;
-    v_store(f, t);
-    r = f[0];
-    for (int i = 1; i < VW; i++) r = f[i] > r ? f[i] : r;
-    return r;
+    return v_hmax(t);
 }
 
 /* Winograd F(4x4, 3x3) on the points 0, +-p, +-q, infinity with p = 5/8, q = 3/2; A = p^2, B = q^2. */
@@ -379,5 +393,5 @@ static void wino_out(const float *m, int64_t ps, float *o)
 const struct simd SIMD_TABLE = {
     .name = SIMD_NAME, .mr = MR, .nr = NR, .vw = VW,
     .tile = tile, .tile1 = tile1, .line = line, .affine = affine, .linear = linear,
-    .moments = moments, .lnorm = lnorm, .exp_row = exp_row, .max_row = max_row, .wino_w = wino_w, .wino_in = wino_in, .wino_out = wino_out,
+    .moments = moments, .lnorm = lnorm, .exp2_row = exp2_row, .max_row = max_row, .wino_w = wino_w, .wino_in = wino_in, .wino_out = wino_out,
 };
