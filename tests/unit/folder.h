@@ -37,10 +37,11 @@ static inline int folder_make(char path[FOLDER_PATH])
     return mkdtemp(path) ? 0 : -1;
 }
 
-/* The bytes of a file with a zero byte behind them, or NULL. */
+/* The bytes of a file with a zero byte behind them, or NULL (and *bytes 0). */
 static inline char *folder_read(const char *path, int64_t *bytes)
 {
     FILE *f = fopen(path, "rb");
+    if (bytes) *bytes = 0;
     if (!f) return NULL;
     fseek(f, 0, SEEK_END);
     long n = ftell(f);
