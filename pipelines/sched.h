@@ -20,9 +20,7 @@
  * for learned variances. torch's own functions may be off in the last place, which the whole of a 50-step loop shows as
  * 1e-6 (relative L2), 3e-6 with DPM-Solver++, whose coefficients are differences of logarithms.
  *
- * Notes for pipelines. StableDiffusionPipeline itself replaces steps_offset by 1 and clip_sample by false in outdated
- * configs; here steps_offset is what the file says and clip_sample true (DDIM's and DDPM's own default when the key is
- * absent) is refused. Noise is drawn after the network, only in steps with `draws`. FLUX: the network gets t / 1000.
+ * Notes for pipelines. Noise is drawn after the network, only in steps with `draws`. FLUX: the network gets t / 1000.
  *
  * Source: diffusers 0.42.1, schedulers/scheduling_{pndm,ddim,euler_discrete,dpmsolver_multistep,ddpm,
  * flow_match_euler_discrete}.py, configuration_utils.py; pipelines/flux/pipeline_flux.py (sigmas and shift).
@@ -53,6 +51,7 @@ enum sched_prediction { SCHED_EPSILON, SCHED_V };
 struct sched_config {
     char path[512]; /* the file, for messages; cut off where longer */
     enum sched_kind kind;
+    bool sd_rules; /* read by sched_config_read_sd */
     /* all but flow matching */
     int32_t train_steps; /* num_train_timesteps, 1..100000 */
     double beta_start, beta_end;
@@ -86,6 +85,10 @@ const char *sched_kind_name(enum sched_kind kind);
  * unreadable, malformed, or asks for what dlens cannot honour, DL_EUSAGE where `as` does not go with the model (flow
  * matching and diffusion exchanged). Returns 0 or -1. */
 int sched_config_read(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e);
+
+/* The same as StableDiffusionPipeline takes a scheduler: it puts outdated files right, steps_offset is 1 and clip_sample
+ * false whatever they say. clip_sample true is refused otherwise, also where it is the class's own default. */
+int sched_config_read_sd(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e);
 
 /* Makes the table for `steps` inference steps. image_tokens is what dynamic shifting asks for (FLUX: latent pixels /
  * 4), without effect elsewhere. Errors (DL_EUSAGE): a number of steps that the schedule cannot give. Returns 0, with

@@ -38,8 +38,8 @@ static void only_string(struct cfg *f, const char *key, const char *value) {
 }
 
 /* The key has one name and two readings: latents are never clipped here, and true is the classes' own default. */
-static void only_unclipped(struct cfg *f) {
-    if (cfg_bool(f, "clip_sample", true))
+static void only_unclipped(const struct sched_config *c, struct cfg *f) {
+    if (cfg_bool(f, "clip_sample", true) && !c->sd_rules)
         cfg_fail(f, "clip_sample",
                  "true, also when absent, which dlens cannot honour; set it to false, or choose another "
                  "--scheduler");
@@ -58,6 +58,7 @@ static void read_schedule(struct sched_config *c, struct cfg *f) {
     c->spacing =
         (enum sched_spacing)cfg_choice(f, "timestep_spacing", spread ? SCHED_LINSPACE : SCHED_LEADING, 3, spacings);
     c->steps_offset = (int32_t)cfg_int(f, "steps_offset", 0, 0, 100000);
+    if (c->sd_rules) c->steps_offset = 1;
     only_null(f, "trained_betas");
     if (c->kind != SCHED_PNDM) only_false(f, "rescale_betas_zero_snr");
 }
@@ -88,7 +89,7 @@ static void read_pndm(struct sched_config *c, struct cfg *f) {
 }
 
 static void read_ddim(struct sched_config *c, struct cfg *f) {
-    only_unclipped(f);
+    only_unclipped(c, f);
     only_false(f, "thresholding");
     c->set_alpha_to_one = cfg_bool(f, "set_alpha_to_one", true);
 }
@@ -120,7 +121,7 @@ static void read_dpm(struct sched_config *c, struct cfg *f) {
 static void read_ddpm(struct sched_config *c, struct cfg *f) {
     static const char *const variances[] = {"fixed_small", "learned_range"};
     read_threshold(c, f);
-    if (c->threshold == 0) only_unclipped(f); /* with thresholding the key is not looked at */
+    if (c->threshold == 0) only_unclipped(c, f); /* with thresholding the key is not looked at */
     c->learned_var = cfg_choice(f, "variance_type", 0, 2, variances) == 1;
 }
 
@@ -183,12 +184,13 @@ static void replace_infinity(char *text, size_t n) {
     }
 }
 
-int sched_config_read(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e) {
+static int read_file(struct sched_config *c, const char *path, enum sched_kind as, bool sd_rules, struct dl_err *e) {
     assert(as >= SCHED_FILE && as <= SCHED_FLOW);
     char *text;
     size_t n;
     struct cfg *f;
     memset(c, 0, sizeof *c);
+    c->sd_rules = sd_rules;
     snprintf(c->path, sizeof c->path, "%s", path);
     if (js_slurp(path, MAX_FILE_BYTES, &text, &n, e) < 0) return -1;
     replace_infinity(text, n);
@@ -198,4 +200,12 @@ int sched_config_read(struct sched_config *c, const char *path, enum sched_kind 
     rc = read_config(c, f, as, e);
     cfg_close(f);
     return rc;
+}
+
+int sched_config_read(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e) {
+    return read_file(c, path, as, false, e);
+}
+
+int sched_config_read_sd(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e) {
+    return read_file(c, path, as, true, e);
 }

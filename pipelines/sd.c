@@ -72,7 +72,7 @@ static int read_scheduler(struct pipe *p, struct dl_err *e)
     struct sched_config c;
     char *path = model_dir_file(&p->dir, "scheduler", "scheduler_config.json", e);
     if (!path) return -1;
-    int rc = sched_config_read(&c, path, SCHED_FILE, e);
+    int rc = sched_config_read_sd(&c, path, SCHED_FILE, e);
     free(path);
     if (rc == 0) p->def.scheduler = sched_kind_name(c.kind);
     return rc;

@@ -91,7 +91,7 @@ static int read_schedule(struct pipe *p, const struct pipe_gen *g, struct dl_err
     struct sched_config c;
     char *path = model_dir_file(&p->dir, "scheduler", "scheduler_config.json", e);
     if (!path) return -1;
-    int rc = sched_config_read(&c, path, g->scheduler, e);
+    int rc = sched_config_read_sd(&c, path, g->scheduler, e);
     free(path);
     if (rc < 0) return -1;
     if (c.learned_var || c.kind == SCHED_FLOW)
