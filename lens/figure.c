@@ -80,7 +80,7 @@ static int out_path(char path[PATH_MAX], const char *dir, const struct figure_sw
 static int draw_group(const char *dir, const struct manifest_doc *d, const struct figure_sweep *o, struct group g,
                       const char *path, struct dl_err *e)
 {
-    const char *title_setting = json_string_value(json_object_get(d->settings, "titles"));
+    const char *title_setting = json_string_value(json_object_get(d->run, "titles"));
     bool blocks = o->titles == FIGURE_TITLES_BLOCK ||
                   (o->titles == FIGURE_TITLES_SWEEP && title_setting && !strcmp(title_setting, "block"));
     bool big = strstr(d->model.class_name, "XL") || strstr(d->model.class_name, "Flux");

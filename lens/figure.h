@@ -45,7 +45,7 @@ enum figure_titles { FIGURE_TITLES_SWEEP, FIGURE_TITLES_LAYER, FIGURE_TITLES_BLO
 
 struct figure_sweep {
     int columns, cell_px;      /* 0: the rules above; cells are 512 for SDXL and FLUX */
-    enum figure_titles titles; /* SWEEP: what the settings' "titles" says, "layer" or "block" */
+    enum figure_titles titles; /* SWEEP: what "titles" of the manifest's "run" says, "layer" or "block" */
     const char *out;           /* file; NULL: names_grid in the folder, as PNG. Of several figures every one gets
                                 * "_p000_s17" before the suffix */
 };

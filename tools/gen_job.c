@@ -112,19 +112,28 @@ void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_
 
 /* ---- the run ---- */
 
-/* Every setting that makes the images, named as the options are. */
+/* Every setting that makes the images, named as the options are; what only shows or stores them is in run_of. */
 static json_t *settings_of(const struct gen_run *g)
 {
     const struct lens_job *j = g->job;
-    char rng[32] = "torch-cpu", size[32];
+    char rng[32] = "torch-cpu", size[32], tile[16];
     if (j->rng == RNG_TORCH_CUDA) snprintf(rng, sizeof rng, "torch-cuda:%d", j->rng_sms ? j->rng_sms : RNG_DEFAULT_SMS);
     snprintf(size, sizeof size, "%dx%d", j->gen.width, j->gen.height);
-    return json_pack("{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:b}", "encoder", g->args->encoder ? g->args->encoder : g->pipe->encoder[0].folder,
-                     "size", size, "steps", j->gen.steps, "guidance", (double)j->gen.guidance, "scheduler",
-                     j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm", g->args->norm ? "on" : "off",
-                     "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng, "dtype", dl_type_name(j->gen.type), "text",
-                     g->args->text == TEXT_HF4 ? "hf4" : "hf5", "titles", g->args->titles_block ? "block" : "layer", "vae_tile", g->plan->vae_tile,
-                     "save_latents", g->args->save_latents);
+    snprintf(tile, sizeof tile, "%d", j->gen.vae_tile);
+    return json_pack("{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "encoder",
+                     g->pipe->encoder[0].folder, "size", size, "steps", j->gen.steps,
+                     "guidance", (double)j->gen.guidance, "scheduler",
+                     j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm",
+                     g->args->norm ? "on" : "off", "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng,
+                     "dtype", dl_type_name(j->gen.type), "text", g->args->text == TEXT_HF4 ? "hf4" : "hf5", "vae_tile",
+                     j->gen.vae_tile < 0 ? "auto" : tile);
+}
+
+static json_t *run_of(const struct gen_run *g)
+{
+    return json_pack("{s:s, s:i, s:i, s:i, s:s, s:b}", "device", g->pipe->be->name, "batch", g->plan->batch, "threads", g->cli->threads,
+                     "vae_tile", g->plan->vae_tile, "titles", g->args->titles_block ? "block" : "layer", "save_latents",
+                     g->args->save_latents);
 }
 
 static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
@@ -134,7 +143,7 @@ static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
     struct manifest_image *im = NULL;
     struct manifest_prompt *mp = calloc((size_t)job->n_prompts, sizeof *mp);
     json_t *settings = settings_of(g);
-    json_t *run = json_pack("{s:s, s:i, s:i}", "device", g->pipe->be->name, "batch", g->plan->batch, "threads", g->cli->threads);
+    json_t *run = run_of(g);
     int64_t n = -1;
     int rc = -1;
     if (!mp || !settings || !run) dl_fail(e, DL_ENOMEM, "no memory for a manifest");

@@ -292,9 +292,9 @@ static void of_a_sweep(void **state)
     /* In another order than the figure's: layers ascend here, prompts and seeds alternate. */
     for (int i = 0; i < 12; i++)
         image[i] = (struct manifest_image){.prompt = i % 2, .seed = i / 2 % 2 ? 18 : 17, .k = (int[]){0, 5, 12}[i / 4]};
-    json_t *settings = json_pack("{ss}", "titles", "layer");
+    json_t *run = json_pack("{ss}", "titles", "layer");
     struct manifest_doc d = {.model = {"Tiny", "tiny", "StableDiffusionPipeline", ""},
-                             .settings = settings,
+                             .run = run,
                              .prompt = prompt,
                              .n_prompts = 2,
                              .layer = layer,
@@ -335,7 +335,7 @@ static void of_a_sweep(void **state)
                                            {">Layer 11<", ">Embeddings<", ">Layer 4<"},
                                            {">Layer 12<", ">Layer 0<", ">Layer 5<"}};
     for (int i = 0; i < 3; i++) {
-        if (i == 2) json_object_set_new(settings, "titles", json_string("block"));
+        if (i == 2) json_object_set_new(run, "titles", json_string("block"));
         struct figure_sweep o = {
             .out = out,
             .titles = (enum figure_titles[]){FIGURE_TITLES_SWEEP, FIGURE_TITLES_BLOCK, FIGURE_TITLES_LAYER}[i]};
@@ -361,7 +361,7 @@ static void of_a_sweep(void **state)
     d.n_images = 0;
     assert_int_equal(figure_sweep(dir, &d, &(struct figure_sweep){0}, NULL, NULL, &e), -1);
     assert_int_equal(e.code, DL_EINPUT);
-    json_decref(settings);
+    json_decref(run);
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
