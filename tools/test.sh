@@ -1,0 +1,69 @@
+#!/bin/bash
+# Builds dlens three times and runs every test: gcc in Release, gcc with AddressSanitizer and UBSan (assertions on),
+# clang with the fuzz targets. Warnings are errors. All three end in one run of ctest, whose closing lines are the last.
+#
+#   tools/test.sh                 the fast suite: each fuzz target for 30 seconds
+#   tools/test.sh --full          also all tests built by clang, 10 minutes of fuzzing each, and the full-size runs,
+#                                 which need DLENS_FULL_DIR: a folder with 10 GB of room that is kept between runs
+#   tools/test.sh [--full] -R cli/      whatever follows goes to ctest
+#
+# Builds are kept in build-test/. Test data beside the checkout (../shared) is used where it is there; cases that were
+# left out are listed before the closing lines.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+full=
+case ${1:-} in
+--full) full=1; shift ;;
+-h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
+esac
+if [ -n "$full" ] && [ -z "${DLENS_FULL_DIR:-}" ]; then
+    echo "test.sh: DLENS_FULL_DIR is not set: the full-size runs will be skipped" >&2
+fi
+
+tools/setup.sh
+
+jobs=$(nproc)
+common=(-DDLENS_WERROR=ON)
+if command -v ccache >/dev/null; then common+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache); fi
+if command -v ninja >/dev/null; then common+=(-G Ninja); fi
+
+# build NAME OPTION...: one configuration, in build-test/NAME. Its tests are called NAME/...
+names=()
+build() {
+    local name=$1 from=$SECONDS
+    shift
+    echo "== $name: $*"
+    # A folder that another generator made cannot be taken over.
+    if ! cmake -S . -B "build-test/$name" "${common[@]}" -DDLENS_TEST_PREFIX="$name/" "$@" >"build-test/$name.log" 2>&1; then
+        rm -rf "build-test/$name"
+        cmake -S . -B "build-test/$name" "${common[@]}" -DDLENS_TEST_PREFIX="$name/" "$@"
+    fi
+    sed -n '/^-- dlens/,/^-- *$/p' "build-test/$name.log"
+    cmake --build "build-test/$name" -j "$jobs"
+    echo "== $name: built in $((SECONDS - from)) s"
+    names+=("$name")
+}
+mkdir -p build-test
+build gcc -DCMAKE_C_COMPILER=gcc -DDLENS_TESTS=ON
+build asan -DCMAKE_C_COMPILER=gcc -DDLENS_TESTS=ON -DDLENS_SANITIZE=address,undefined \
+    -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG="-O2 -g"
+if [ -n "$full" ]; then clang_tests=ON fuzz_seconds=600; else clang_tests=OFF fuzz_seconds=30; fi
+build clang -DCMAKE_C_COMPILER=clang -DDLENS_FUZZ=ON -DDLENS_TESTS=$clang_tests -DDLENS_FUZZ_SECONDS=$fuzz_seconds
+
+# One run over all of them: ctest takes a folder whose test file lists other folders.
+for name in "${names[@]}"; do echo "subdirs($name)"; done >build-test/CTestTestfile.cmake
+log=build-test/ctest.log
+status=0
+ctest --test-dir build-test -j "$jobs" --output-on-failure --timeout $((full ? 7200 : 900)) "$@" 2>&1 |
+    tee "$log" | sed -u '/% tests passed/,$d' || status=$?
+
+# What was left out, then ctest's own last lines, which say how it went.
+skipped=$(sed -n 's/^\[  SKIPPED \] \([A-Za-z_][A-Za-z0-9_]*\)$/\1/p' build-test/Testing/Temporary/LastTest.log | sort | uniq -c)
+if [ -n "$skipped" ]; then printf 'skipped cases, each with its number of builds:\n%s\n' "$skipped"; fi
+sed -n '/% tests passed/,$p' "$log"
+if ! grep -q '% tests passed' "$log"; then
+    echo "test.sh: ctest ran no test" >&2
+    if [ "$status" = 0 ]; then status=1; fi
+fi
+exit "$status"
