@@ -205,7 +205,7 @@ bool onednn_conv(struct dl_run *r, const struct simd *s, const struct dl_conv *a
     /* What the convolution reads is dense, and enlarged already. */
     g.x.ld = g.x.c;
     if (a->up) g.x.h = a->y.h, g.x.w = a->y.w;
-    int64_t layout = g.block * 2 + 1 + ((int64_t)a->y.w << 24);
+    int64_t layout = g.block * 2 + 1 + ((int64_t)a->y.w << 16) + (g.part << 32) + ((int64_t)a->stride << 44);
     if (!bf_prims(&g, layout) || !dl_run_ok(r)) return !dl_run_ok(r);
     struct dl_mark mark = dl_arena_mark(&r->arena);
     g.x = fast_pre(r, s, a, DL_BF16, true);
