@@ -7,6 +7,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
@@ -54,7 +55,9 @@ static inline void run_wait(struct ran *r)
     assert_non_null(r->out);
     assert_non_null(r->err);
     unlink(r->out_path), unlink(r->err_path);
-    if (r->status > 125) print_message("%s", r->err); /* a crash or a sanitizer's finding */
+    bool finding = strstr(r->err, "Sanitizer") || strstr(r->err, "runtime error: ");
+    if (finding || r->status == 126 || r->status == 127 || r->status == 128 + SIGSEGV || r->status == 128 + SIGABRT)
+        fail_msg("the program crashed: %s", r->err);
 }
 
 static inline void run_free(struct ran *r)
