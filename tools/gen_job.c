@@ -206,6 +206,8 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
         pipe_drop_text(g->pipe);
         if (rc == 0) rc = lens_generate(g->pipe, g->job, &conds, m, g->args->out, &pr, e);
     }
+    double median, least;
+    progress_step_ms(&bar, &median, &least);
     progress_close(&bar);
     int64_t done = manifest_n_done(m);
     lens_conds_close(&conds);
@@ -219,6 +221,8 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
     json_object_set_new(g->cli->result, "images", json_pack("{s:I, s:I, s:I}", "total", (json_int_t)images, "made", (json_int_t)(done - before), "resumed", (json_int_t)before));
     json_object_set_new(g->cli->result, "out", json_string_nocheck(g->args->out));
     json_object_set_new(g->cli->result, "figures", f.list);
+    json_object_set_new(g->cli->result, "step_ms", json_real(median));
+    json_object_set_new(g->cli->result, "step_ms_min", json_real(least));
     json_object_set_new(g->cli->result, "peak_rss_bytes", json_integer(cli_peak_rss()));
     snprintf(path, 4096, "%s", f.n == 1 ? f.first : g->args->out);
     return rc;

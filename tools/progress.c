@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -9,7 +10,35 @@ enum { BAR = 24 };
 
 void progress_open(struct progress *p, const struct cli *c, int64_t done)
 {
-    *p = (struct progress){.cli = c, .terminal = isatty(STDERR_FILENO), .first = done, .told = done, .start = cli_seconds(c), .last = -1};
+    *p = (struct progress){.cli = c, .terminal = isatty(STDERR_FILENO), .first = done, .told = done, .start = cli_seconds(c), .last = -1, .step_start = -1};
+}
+
+/* Steps follow each other without a pause, so one ends where the next begins. */
+static void time_step(struct progress *p, double now, int step)
+{
+    if (step > 1 && p->step_start >= 0) {
+        if (!(p->n_steps & (p->n_steps - 1))) { /* room grows at powers of two */
+            double *more = realloc(p->step_ms, (size_t)(p->n_steps ? 2 * p->n_steps : 1) * sizeof *more);
+            if (!more) return;
+            p->step_ms = more;
+        }
+        p->step_ms[p->n_steps++] = (now - p->step_start) * 1e3;
+    }
+    p->step_start = step ? now : -1;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+void progress_step_ms(struct progress *p, double *median, double *least)
+{
+    *median = *least = 0;
+    if (!p->n_steps) return;
+    qsort(p->step_ms, (size_t)p->n_steps, sizeof *p->step_ms, by_size);
+    *median = p->step_ms[p->n_steps / 2], *least = p->step_ms[0];
 }
 
 void progress_tell(void *user, int64_t done, int64_t images, int step, int steps, int batch)
@@ -17,6 +46,7 @@ void progress_tell(void *user, int64_t done, int64_t images, int step, int steps
     struct progress *p = user;
     double now = cli_seconds(p->cli), part = steps ? (double)step / steps * batch : 0;
     bool image = !steps;
+    time_step(p, now, step);
     if (p->cli->quiet) return;
     if (p->terminal ? !image && now - p->last < 0.1 : done == p->told && now - p->last < 30) return;
 
@@ -41,4 +71,6 @@ void progress_close(struct progress *p)
 {
     if (p->terminal && p->shown) fputc('\n', stderr);
     p->shown = false;
+    free(p->step_ms);
+    p->step_ms = NULL, p->n_steps = 0;
 }

@@ -11,11 +11,17 @@ struct progress {
     int64_t first;       /* images that were there before */
     int64_t told;        /* images at the last plain line */
     int width;           /* of the line that is to be overwritten */
+    double step_start;   /* when the step under way began; < 0 outside of steps */
+    double *step_ms;     /* [n_steps] time of every evaluation of the denoiser but the first of a batch */
+    int64_t n_steps;
 };
 
 void progress_open(struct progress *p, const struct cli *c, int64_t done);
 /* Signature of lens_progress.tell. */
 void progress_tell(void *user, int64_t done, int64_t images, int step, int steps, int batch);
+/* Median and least time of one evaluation in milliseconds; 0 when none was timed. A batch's first step, which shares more
+ * work than the others, is left out. */
+void progress_step_ms(struct progress *p, double *median, double *least);
 void progress_close(struct progress *p);
 
 #endif
