@@ -30,7 +30,7 @@ static int make_file(const char *manifest, int renamed, char *was, size_t cap) {
         tab[1 + strcspn(tab + 1, "\n")] = 0;
         int64_t bytes = 2;
         for (char *p = tab; p; p = strchr(p + 1, ',')) bytes *= atoll(p + 1);
-        if (count == renamed) snprintf(was, cap, "%s", line);
+        if (count == renamed) snprintf(was, cap, "%.*s", (int)cap - 1, line);
         n += (size_t)snprintf(header + n, room - n,
                               "%s\"%s%s\":{\"dtype\":\"F16\",\"shape\":[%s],\"data_offsets\":[%lld,%lld]}",
                               count ? "," : "", line, count == renamed ? ".renamed" : "", tab + 1, (long long)offset,
