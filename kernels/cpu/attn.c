@@ -17,7 +17,22 @@ enum {
     SLD = BLOCK_K + 16, /* pitch of scores: keeps the rows of a tile in different sets of the cache */
 };
 
-#define LOG2E 1.44269504f
+void fast_attn_mask(const struct dl_attn *a, int64_t head, int64_t q0, int64_t m, int64_t kv, int64_t k0, int64_t n,
+                    float *s, int64_t wide, int64_t lds)
+{
+    int64_t tk = cpu_pixels(&a->k);
+    const uint8_t *keep = a->key_mask ? a->key_mask + kv * tk + k0 : NULL;
+    for (int64_t b = 0; b < m; b++, s += lds) {
+        int64_t seen = a->causal && q0 + b + 1 - k0 < n ? q0 + b + 1 - k0 : n; /* keys before this one take part */
+        if (a->bias.p) {
+            const float *bias = cpu_at(&a->bias, head, (q0 + b) * tk + k0);
+            for (int64_t j = 0; j < n; j++) s[j] += bias[j * a->bias.ld] * LOG2E;
+        }
+        for (int64_t j = 0; keep && j < n; j++)
+            if (!keep[j]) s[j] = -INFINITY;
+        for (int64_t j = seen < 0 ? 0 : seen; j < wide; j++) s[j] = -INFINITY;
+    }
+}
 
 struct attn {
     const struct simd *s;
@@ -57,23 +72,6 @@ static void pack_items(void *arg, int64_t from, int64_t to, int worker)
     }
 }
 
-/* Bias and masks over scores of queries [q0, q0 + m) and keys [k0, k0 + n); keys up to `wide` are padding. */
-static void mask(const struct attn *g, int64_t head, int64_t q0, int64_t m, int64_t k0, int64_t n, int64_t wide, float *s)
-{
-    const struct dl_attn *a = g->a;
-    const uint8_t *keep = a->key_mask ? a->key_mask + g->kv * g->tk + k0 : NULL;
-    for (int64_t b = 0; b < m; b++, s += SLD) {
-        int64_t seen = a->causal && q0 + b + 1 - k0 < n ? q0 + b + 1 - k0 : n; /* keys before this one take part */
-        if (a->bias.p) {
-            const float *bias = cpu_at(&a->bias, head, (q0 + b) * g->tk + k0);
-            for (int64_t j = 0; j < n; j++) s[j] += bias[j * a->bias.ld] * LOG2E;
-        }
-        for (int64_t j = 0; keep && j < n; j++)
-            if (!keep[j]) s[j] = -INFINITY;
-        for (int64_t j = seen < 0 ? 0 : seen; j < wide; j++) s[j] = -INFINITY;
-    }
-}
-
 /* Scores of m queries become weights relative to the largest so far; sums and outputs so far are scaled to it. */
 static void soften(const struct attn *g, int64_t m, int64_t wide, float *s, float *out, float *top, float *sum)
 {
@@ -107,7 +105,7 @@ static void attn_item(const struct attn *g, int64_t head, int64_t q0, float *scr
         for (int64_t p = 0; p < wide; p += s->nr)
             for (int64_t b = 0; b < tall; b += s->mr)
                 s->tile(d, q + b * g->d_ld, g->d_ld, k + (k0 + p) * d, score + b * SLD + p, SLD, false);
-        if (n < wide || a->causal || a->key_mask || a->bias.p) mask(g, head, q0, m, k0, n, wide, score);
+        if (n < wide || a->causal || a->key_mask || a->bias.p) fast_attn_mask(a, head, q0, m, g->kv, k0, n, score, wide, SLD);
         soften(g, m, wide, score, out, top, sum);
         for (int64_t c = 0; c < d; c += s->nr)
             for (int64_t b = 0; b < tall; b += s->mr)

@@ -42,6 +42,12 @@ void fast_gemm(struct dl_run *r, const struct simd *s, const struct dl_gemm *a);
 void fast_conv(struct dl_run *r, const struct simd *s, const struct dl_conv *a);
 bool fast_wino_takes(const struct simd *s, const struct dl_conv *a);
 void fast_wino(struct dl_run *r, const struct simd *s, const struct dl_conv *a);
+#define LOG2E 1.44269504f
+
+/* Bias and masks over scores [m][lds] in base 2 of queries from q0 and keys [k0, k0 + n) of row kv; keys up to `wide` are padding. */
+void fast_attn_mask(const struct dl_attn *a, int64_t head, int64_t q0, int64_t m, int64_t kv, int64_t k0, int64_t n,
+                    float *s, int64_t wide, int64_t lds);
+
 void fast_attn(struct dl_run *r, const struct simd *s, const struct dl_attn *a);
 void fast_gnorm(struct dl_run *r, const struct simd *s, const struct dl_gnorm *a, float *mean_rstd);
 void fast_norm(struct dl_run *r, const struct simd *s, const struct dl_norm *a);

@@ -125,7 +125,8 @@ static void make_pd(dnnl_primitive_desc_t *pd, dnnl_engine_t eng, const struct p
         int64_t xd[2] = {k->m, k->k}, wd[2] = {k->k, k->n}, yd[2] = {k->m, k->n}, xs[2] = {k->lda, 1}, ys[2] = {k->n, 1};
         if (!err) err = md_make(&x, 2, xd, dnnl_bf16, xs);
         if (!err) err = md_make(&y, 2, yd, dnnl_f32, ys);
-        if (!err && !like) err = md_make(&w, 2, wd, dnnl_bf16, NULL);
+        int64_t ws[2] = {k->plain == 1 ? 1 : k->n, k->plain == 1 ? k->k : 1};
+        if (!err && !like) err = md_make(&w, 2, wd, dnnl_bf16, k->plain ? ws : NULL);
         if (!err) err = make_matmul(pd, eng, attr, REF(x), like ? like : REF(w), REF(y));
     }
     if (err) *pd = NULL;

@@ -16,6 +16,7 @@ struct prim_key {
     int64_t m, n, k, lda;                                       /* matmul */
     int64_t taps, ih, iw, oh, ow, stride, top, bottom, side; /* convolution, taps > 0 */
     int64_t layout;
+    int64_t plain; /* matmul: the weight is not packed but read as it lies: 1 [n][k], 2 [k][n] */
 };
 
 struct prim;
@@ -40,5 +41,6 @@ bool prim_has_bf16(void);
 struct simd;
 bool onednn_gemm(struct dl_run *r, const struct simd *s, const struct dl_gemm *a);
 bool onednn_conv(struct dl_run *r, const struct simd *s, const struct dl_conv *a);
+bool onednn_attn(struct dl_run *r, const struct simd *s, const struct dl_attn *a);
 
 #endif

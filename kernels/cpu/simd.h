@@ -52,6 +52,9 @@ struct simd {
     /* For an online softmax: s[n] becomes 2^(s - max), its sum is returned; the largest of s[n]. n: a multiple of nr. */
     float (*exp2_row)(float *s, int64_t n, float max);
     float (*max_row)(const float *s, int64_t n);
+    /* The same in two steps with bf16 weights: s[n] *= a, the largest is returned; p[n] = 2^(s - max), the sum before rounding. */
+    float (*scale_max_row)(float *s, int64_t n, float a);
+    float (*exp2_bf16_row)(uint16_t *p, const float *s, int64_t n, float max);
     /* Winograd F(4x4, 3x3), see winograd.c. Weights: w at the panel's first k of the block, `tap` floats from tap to tap;
      * u[36][kc][nr]. Input: 36 pixels in raster order; channels [from, from + kc) to v + pos * ps. Output: m[36] rows of nr at
      * distance ps, o[16][nr] in raster order. */

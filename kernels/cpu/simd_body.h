@@ -281,6 +281,28 @@ static float max_row(const float *s, int64_t n)
     return v_hmax(t);
 }
 
+static float scale_max_row(float *s, int64_t n, float a)
+{
+    vf t = v_set1(-INFINITY);
+    for (int64_t i = 0; i < n; i += VW) {
+        vf x = v_load(s + i) * v_set1(a);
+        v_store(s + i, x);
+        t = v_max(t, x);
+    }
+    return v_hmax(t);
+}
+
+static float exp2_bf16_row(uint16_t *p, const float *s, int64_t n, float max)
+{
+    vf t = v_set1(0), mx = v_set1(max);
+    for (int64_t i = 0; i < n; i += VW) {
+        vf e = v_exp2(v_load(s + i) - mx);
+        v_to_bf16(p + i, e);
+        t += e;
+    }
+    return v_hsum(t);
+}
+
 /* Winograd F(4x4, 3x3) on the points 0, +-p, +-q, infinity with p = 5/8, q = 3/2; A = p^2, B = q^2. */
 #define WP 0.625f
 #define WQ 1.5f
@@ -393,5 +415,6 @@ static void wino_out(const float *m, int64_t ps, float *o)
 const struct simd SIMD_TABLE = {
     .name = SIMD_NAME, .mr = MR, .nr = NR, .vw = VW,
     .tile = tile, .tile1 = tile1, .line = line, .affine = affine, .linear = linear,
-    .moments = moments, .lnorm = lnorm, .exp2_row = exp2_row, .max_row = max_row, .wino_w = wino_w, .wino_in = wino_in, .wino_out = wino_out,
+    .moments = moments, .lnorm = lnorm, .exp2_row = exp2_row, .max_row = max_row, .scale_max_row = scale_max_row,
+    .exp2_bf16_row = exp2_bf16_row, .wino_w = wino_w, .wino_in = wino_in, .wino_out = wino_out,
 };
