@@ -56,9 +56,9 @@ struct simd {
     float (*scale_max_row)(float *s, int64_t n, float a);
     float (*exp2_bf16_row)(uint16_t *p, const float *s, int64_t n, float max);
     /* Winograd F(4x4, 3x3), see winograd.c. Weights: w at the panel's first k of the block, `tap` floats from tap to tap;
-     * u[36][kc][nr]. Input: 36 pixels in raster order; channels [from, from + kc) to v + pos * ps. Output: m[36] rows of nr at
+     * u[36][kc][nr], `ps` floats from position to position. Input: 36 pixels in raster order; channels [from, from + kc) to v + pos * ps. Output: m[36] rows of nr at
      * distance ps, o[16][nr] in raster order. */
-    void (*wino_w)(const float *w, int64_t tap, int64_t kc, float *u);
+    void (*wino_w)(const float *w, int64_t tap, int64_t kc, float *u, int64_t ps);
     void (*wino_in)(const float *const x[WINO_POS], int64_t from, int64_t kc, float *v, int64_t ps);
     void (*wino_out)(const float *m, int64_t ps, float *o);
 };

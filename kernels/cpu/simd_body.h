@@ -322,7 +322,7 @@ static inline void wino_w1(const vf g[3], vf o[6])
     o[5] = g[2];
 }
 
-static void wino_w(const float *w, int64_t tap, int64_t kc, float *u)
+static void wino_w(const float *w, int64_t tap, int64_t kc, float *u, int64_t ps)
 {
     for (int64_t k = 0; k < kc; k++)
         for (int v = 0; v < NR; v += VW) {
@@ -339,7 +339,7 @@ static void wino_w(const float *w, int64_t tap, int64_t kc, float *u)
                 vf g[3] = {t[0][y], t[1][y], t[2][y]}, o[6];
                 wino_w1(g, o);
                 UNROLL
-                for (int x = 0; x < 6; x++) v_store(dst + (y * 6 + x) * kc * NR, o[x]);
+                for (int x = 0; x < 6; x++) v_store(dst + (y * 6 + x) * ps, o[x]);
             }
         }
 }

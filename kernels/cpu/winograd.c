@@ -19,6 +19,7 @@
 enum {
     TILES_MAX = 96,
     TILES_MIN = 24,
+    SKEW = 16,          /* floats between positions, so that the 36 do not share one set of the cache */
     V_BYTES = 12 << 20, /* what transformed input may take, so that it stays in the last-level cache */
 };
 
@@ -30,6 +31,7 @@ struct wino {
     const float *w;
     int64_t th, tw, tiles; /* tiles of a row: th * tw; of all rows */
     int64_t block, first;  /* tiles of a block (a multiple of mr); first tile of the block under way */
+    int64_t vps;           /* floats of v from position to position */
     int64_t chunks, panels, parts;
     float *v, *zeros; /* zeros [in] */
     float *scratch;   /* [workers][scratch_n] */
@@ -56,7 +58,7 @@ static void input_tile(const struct wino *g, int64_t slot)
     }
     for (int64_t c = 0; c < g->chunks; c++) {
         int64_t from = c * WINO_KC, kc = x->c - from < WINO_KC ? x->c - from : WINO_KC;
-        g->s->wino_in(src, from, kc, g->v + (c * WINO_POS * g->block + slot) * WINO_KC, g->block * WINO_KC);
+        g->s->wino_in(src, from, kc, g->v + c * WINO_POS * g->vps + slot * WINO_KC, g->vps);
     }
 }
 
@@ -84,15 +86,17 @@ static void panel_item(const struct wino *g, int64_t item, float *u)
     int64_t in = g->x.c, panel = item / g->parts, part = item % g->parts;
     int64_t left = g->tiles - g->first < g->block ? g->tiles - g->first : g->block;
     int64_t groups = (left + s->mr - 1) / s->mr, g0 = groups * part / g->parts, g1 = groups * (part + 1) / g->parts;
-    float *o = u + (int64_t)WINO_POS * WINO_KC * s->nr, *m = o + 16 * s->nr;
-    int64_t ps = (g1 - g0) * s->mr * s->nr;
+    int64_t ups = (int64_t)WINO_KC * s->nr + SKEW, ps = (g1 - g0) * s->mr * s->nr + SKEW, group = (int64_t)s->mr * WINO_KC;
+    float *o = u + WINO_POS * ups, *m = o + 16 * s->nr;
     for (int64_t c = 0; c < g->chunks; c++) {
         int64_t from = c * WINO_KC, kc = in - from < WINO_KC ? in - from : WINO_KC;
-        s->wino_w(g->w + (panel * 9 * in + from) * s->nr, in * s->nr, kc, u);
+        s->wino_w(g->w + (panel * 9 * in + from) * s->nr, in * s->nr, kc, u, ups);
         for (int64_t k = 0; k < WINO_POS; k++)
-            for (int64_t j = g0; j < g1; j++)
-                s->tile(kc, g->v + ((c * WINO_POS + k) * g->block + j * s->mr) * WINO_KC, WINO_KC, u + k * kc * s->nr,
-                        m + k * ps + (j - g0) * s->mr * s->nr, s->nr, c > 0);
+            for (int64_t j = g0; j < g1; j++) {
+                const float *v = g->v + (c * WINO_POS + k) * g->vps + j * group;
+                for (int64_t i = group; i < 2 * group; i += 16) __builtin_prefetch(v + i); /* the next tile's, from far */
+                s->tile(kc, v, WINO_KC, u + k * ups, m + k * ps + (j - g0) * s->mr * s->nr, s->nr, c > 0);
+            }
     }
     for (int64_t t = g0 * s->mr; t < g1 * s->mr && t < left; t++)
         output_tile(g, g->first + t, panel, m + (t - g0 * s->mr) * s->nr, ps, o);
@@ -115,7 +119,8 @@ static void wino_cut(struct wino *g, int threads)
     g->block = ((g->tiles + blocks - 1) / blocks + mr - 1) / mr * mr;
     g->parts = (4 * (int64_t)threads + g->panels - 1) / g->panels;
     if (g->parts > g->block / mr) g->parts = g->block / mr;
-    g->scratch_n = (WINO_POS * (WINO_KC + g->block) + 16) * nr;
+    g->vps = g->block * WINO_KC + SKEW;
+    g->scratch_n = (WINO_POS * (WINO_KC + g->block) + 16) * nr + 2 * WINO_POS * SKEW;
 }
 
 void fast_wino(struct dl_run *r, const struct simd *s, const struct dl_conv *a)
@@ -125,7 +130,7 @@ void fast_wino(struct dl_run *r, const struct simd *s, const struct dl_conv *a)
     r->variant = s->vw == 16 ? "f32 winograd 4x4 avx512" : "f32 winograd 4x4 avx2";
     wino_cut(&g, r->ctx->threads);
     g.w = fast_w_panels(r, a->w, a->x.t, s, 1);
-    g.v = cpu_scratch(r, g.chunks * WINO_POS * g.block * WINO_KC * 4);
+    g.v = cpu_scratch(r, g.chunks * WINO_POS * g.vps * 4);
     g.zeros = cpu_scratch(r, (int64_t)g.x.c * 4);
     g.scratch = cpu_scratch(r, r->ctx->threads * g.scratch_n * 4);
     if (fast_epi_open(&g.epi, r, &a->e, &a->y, a->x.t) && !dl_run_is_dry(r) && !r->arena.failed) {
