@@ -75,6 +75,8 @@ int pipe_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, s
 {
     if (g->width < p->size_multiple || g->height < p->size_multiple || g->width % p->size_multiple || g->height % p->size_multiple)
         return dl_fail(e, DL_EUSAGE, "--size %dx%d: this model needs multiples of %d", g->width, g->height, p->size_multiple);
+    if (g->width > PIPE_SIZE_MAX || g->height > PIPE_SIZE_MAX)
+        return dl_fail(e, DL_EUSAGE, "--size %dx%d: at most %d pixels a side", g->width, g->height, PIPE_SIZE_MAX);
     return p->cls->plan(p, g, out, e);
 }
 

@@ -23,7 +23,7 @@
 
 #include <signal.h>
 
-enum { PIPE_ENCODERS = 2 };
+enum { PIPE_ENCODERS = 2, PIPE_SIZE_MAX = 16384 /* pixels a side */ };
 
 struct pipe_encoder {
     const char *folder; /* "text_encoder" */

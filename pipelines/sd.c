@@ -82,6 +82,10 @@ static int sd_open(struct pipe *p, struct dl_err *e)
 {
     struct sd *s = p->impl = calloc(1, sizeof *s);
     if (!s) return dl_fail(e, DL_ENOMEM, "no memory for a model");
+    static const char *const parts[] = {"tokenizer", "text_encoder", "unet", "vae", "scheduler"};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (!model_dir_has(&p->dir, parts[i]))
+            return dl_fail(e, DL_EINPUT, "%s/model_index.json: names no %s, and a StableDiffusionPipeline needs one", p->dir.path, parts[i]);
     dl_run_open(&s->text_run, p->be, p->ctx, DL_F32);
     dl_run_open(&s->run, p->be, p->ctx, DL_F32);
     READ_CONFIG(clip_config_read, &s->clip_cfg, "text_encoder", "config.json");
