@@ -2,6 +2,7 @@
 #include "lens/names.h"
 #include "loaders/st_write.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,8 +36,14 @@ static int first_with(const struct lens_conds *c, int negative)
 static char *prompts_json(const struct lens_prompt *prompt, int n)
 {
     json_t *list = json_array();
-    for (int i = 0; i < n; i++)
-        json_array_append_new(list, json_pack("{s:s, s:s}", "prompt", prompt[i].text, "negative", prompt[i].negative));
+    for (int i = 0; i < n; i++) {
+        json_t *o = json_pack("{s:s, s:s}", "prompt", prompt[i].text, "negative", prompt[i].negative);
+        char digits[24];
+        snprintf(digits, sizeof digits, "%" PRIu64, prompt[i].seeds[0]);
+        if (prompt[i].own_seed)
+            json_object_set_new(o, "seed", prompt[i].seeds[0] >> 53 ? json_string(digits) : json_integer((json_int_t)prompt[i].seeds[0]));
+        json_array_append_new(list, o);
+    }
     char *text = json_dumps(list, JSON_COMPACT);
     json_decref(list);
     return text;
@@ -160,6 +167,17 @@ static const char *field(const struct snapshot *s, int i, const char *name)
 
 const char *snapshot_text(const struct snapshot *s, int i) { return field(s, i, "prompt"); }
 const char *snapshot_negative(const struct snapshot *s, int i) { return field(s, i, "negative"); }
+
+bool snapshot_seed(const struct snapshot *s, int i, uint64_t *seed)
+{
+    const json_t *v = json_object_get(json_array_get(s->prompts, (size_t)i), "seed");
+    const char *digits = json_string_value(v);
+    size_t n = digits ? strlen(digits) : 0;
+    if (json_is_integer(v) && json_integer_value(v) >= 0) *seed = (uint64_t)json_integer_value(v);
+    else if (n && n <= 20 && strspn(digits, "0123456789") == n) *seed = strtoull(digits, NULL, 10);
+    else return false;
+    return true;
+}
 
 static bool has_key(const struct snapshot *s, const char *key) { return st_find(s->f, key) != NULL; }
 

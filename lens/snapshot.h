@@ -6,7 +6,8 @@
  *   p000.E.hidden_states  f32 [N + 1][tokens][dim], k = 0..N, before the final norm
  *   p000.E.final          f32 [tokens][dim], the last state under the final norm
  * and the same under negative.E.* for the negative prompt (p000.negative.E.* where prompts have different ones). "__metadata__"
- * has "dlens" (JSON: version, model, text mode) and "prompts" (JSON: [{"prompt": ..., "negative": ...}, ...]).
+ * has "dlens" (JSON: version, model, text mode) and "prompts" (JSON: [{"prompt": ..., "negative": ..., "seed": ...}, ...]; a seed only
+ * where the prompt came with one of its own, a string of digits above 2^53).
  *
  * Reading needs hidden_states only (f32, f16 or bf16), and the negative's when guidance is on; what else is there is
  * checked where it is used. Prompts are p000, p001, ... without gaps.
@@ -34,6 +35,9 @@ void snapshot_close(struct snapshot *s); /* NULL is fine */
 int snapshot_prompts(const struct snapshot *s);
 const char *snapshot_text(const struct snapshot *s, int i);     /* "" when the file does not say */
 const char *snapshot_negative(const struct snapshot *s, int i); /* likewise */
+
+/* The seed that prompt i came with; false when there is none. */
+bool snapshot_seed(const struct snapshot *s, int i, uint64_t *seed);
 
 /* Conditions of all prompts at the layers k [n_layers]; negatives too when `guided`. Shapes must be the model's. */
 int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_prompt *prompt, const int *k, int n_layers, bool norm,

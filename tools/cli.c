@@ -26,6 +26,16 @@ const volatile sig_atomic_t *cli_catch_interrupt(void)
     return &interrupted;
 }
 
+/* What is wrong with an option that getopt_long refuses. */
+static int bad_option(const struct cli_main *m, const char *given, struct dl_err *e)
+{
+    size_t n = strcspn(given, "=");
+    int fits = 0;
+    if (optopt >= CLI_JSON) return dl_fail(e, DL_EUSAGE, "%.*s takes no value; see dlens %s --help", (int)n, given, m->command);
+    for (const struct option *o = m->options; n > 2 && o->name; o++) fits += !strncmp(o->name, given + 2, n - 2);
+    return dl_fail(e, DL_EUSAGE, "%s: %s; see dlens %s --help", given, fits > 1 ? "could be several options" : "no such option", m->command);
+}
+
 /* Reads the next option: a command's own value, -1 at the end, 0 when it was one of every command (go on), -2 after an
  * unknown one (in e) and -3 after --help was printed. */
 static int next(struct cli *c, int argc, char **argv, const struct cli_main *m, struct dl_err *e)
@@ -44,7 +54,7 @@ static int next(struct cli *c, int argc, char **argv, const struct cli_main *m, 
     case 'h':
     case CLI_HELP: fputs(m->help, stdout); return -3;
     case ':': dl_fail(e, DL_EUSAGE, "%s needs a value; see dlens %s --help", argv[optind - 1], c->command); return -2;
-    case '?': dl_fail(e, DL_EUSAGE, "%s: no such option; see dlens %s --help", argv[at < argc ? at : argc - 1], c->command); return -2;
+    case '?': bad_option(m, argv[at < argc ? at : argc - 1], e); return -2;
     default: return v;
     }
 }
@@ -62,7 +72,10 @@ static int done(struct cli *c, const char *line)
         json_object_set_new(c->result, "command", json_string(c->command));
         json_object_set_new(c->result, "seconds", json_real(cli_seconds(c)));
         json_object_set(c->result, "warnings", c->warnings);
-        json_dumpf(c->result, stdout, JSON_COMPACT | JSON_SORT_KEYS);
+        if (json_dumpf(c->result, stdout, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(9)) < 0 && !ferror(stdout)) {
+            fprintf(stderr, "dlens %s: no memory for the result\n", c->command);
+            return DL_ENOMEM;
+        }
         putchar('\n');
     } else if (*line) {
         puts(line);
@@ -88,6 +101,8 @@ int cli_main(int argc, char **argv, const struct cli_main *m, void *user)
         optarg = argv[optind];
         rc = files++ == m->max_files ? dl_fail(&e, DL_EUSAGE, "%s: unexpected; see dlens %s --help", optarg, m->command) : m->take(user, CLI_FILE, &e);
     }
+    if (rc == 0 && v == -1 && c.dry_run && m->no_dry_run)
+        rc = dl_fail(&e, DL_EUSAGE, "--dry-run: dlens %s has no plan to show", m->command);
     if (rc == 0 && v == -1) rc = m->run(&c, user, line, &e);
     if (v == -3) rc = 0;
     else rc = rc < 0 || v == -2 ? fail(&c, &e) : done(&c, line);
@@ -108,13 +123,37 @@ void cli_say(const struct cli *c, const char *fmt, ...)
 
 void cli_warn(struct cli *c, const char *fmt, ...)
 {
-    char text[2048];
+    char text[1024];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    json_array_append_new(c->warnings, json_string_nocheck(text));
+    json_array_append_new(c->warnings, cli_string(text));
     if (!c->quiet) fprintf(stderr, "warning: %s\n", text);
+}
+
+/* Bytes of the UTF-8 character at s, 0 when there is none. */
+static int utf8_bytes(const unsigned char *s)
+{
+    int n = *s < 0x80 ? 1 : *s >= 0xc2 && *s < 0xe0 ? 2 : *s >= 0xe0 && *s < 0xf0 ? 3 : *s >= 0xf0 && *s < 0xf5 ? 4 : 0;
+    for (int i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    if ((*s == 0xe0 && s[1] < 0xa0) || (*s == 0xed && s[1] >= 0xa0) || (*s == 0xf0 && s[1] < 0x90) || (*s == 0xf4 && s[1] >= 0x90)) return 0;
+    return n;
+}
+
+json_t *cli_string(const char *text)
+{
+    char *out = malloc(3 * strlen(text) + 1), *to = out;
+    if (!out) return NULL;
+    for (const char *s = text; *s;) {
+        int n = utf8_bytes((const unsigned char *)s);
+        memcpy(to, n ? s : "\xef\xbf\xbd", (size_t)(n ? n : 3));
+        to += n ? n : 3, s += n ? n : 1;
+    }
+    json_t *v = json_stringn_nocheck(out, (size_t)(to - out));
+    free(out);
+    return v;
 }
 
 double cli_seconds(const struct cli *c)

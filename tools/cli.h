@@ -37,6 +37,7 @@ enum { CLI_FILE = 1, CLI_JSON = 256, CLI_QUIET, CLI_HELP, CLI_THREADS, CLI_DEVIC
 struct cli_main {
     const char *command, *help;
     const struct option *options;
+    bool no_dry_run; /* refuses --dry-run: there is nothing to plan */
     int max_files; /* how many arguments without a dash it takes; they go to take with v = CLI_FILE */
     /* Takes option v (CLI_OWN and above, with optarg) or a CLI_FILE; < 0 with the error. */
     int (*take)(void *user, int v, struct dl_err *e);
@@ -47,11 +48,14 @@ struct cli_main {
 /* Parses, runs, reports: the exit status. */
 int cli_main(int argc, char **argv, const struct cli_main *m, void *user);
 
-/* Messages on stderr, unless quiet. A warning is also kept for --json. */
+/* Messages on stderr, unless quiet. A warning is also kept for --json; long ones are cut. */
 void cli_say(const struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cli_warn(struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-double cli_seconds(const struct cli *c); /* since cli_open */
+/* A JSON string of any bytes (paths need not be UTF-8): what is not UTF-8 becomes U+FFFD. */
+json_t *cli_string(const char *text);
+
+double cli_seconds(const struct cli *c); /* since the command began */
 int64_t cli_peak_rss(void);              /* bytes, VmHWM */
 
 /* Opens the device that --device names. */

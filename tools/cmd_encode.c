@@ -14,7 +14,9 @@ static const char help[] =
     "  --prompts FILE     one prompt a line, or JSON lines {\"prompt\": ..., \"negative\": ...}\n"
     "  --negative TEXT    negative prompt, stored beside (empty)\n"
     "  --text hf5|hf4     text cleaning of transformers 5 (default) or 4 with ftfy, as in the tutorial\n"
-    "  --out FILE         safetensors: p000.text_encoder.hidden_states [N+1][tokens][dim] and more\n"
+    "  --out FILE         safetensors: p000.text_encoder.hidden_states [N+1][tokens][dim] (k = 0..N, before the final\n"
+    "                     norm), input_ids, attention_mask, final, and the same under negative.\n"
+    "  --dry-run          open the model, count and measure, write nothing\n"
     "  --device NAME      auto, cpu, cuda or cuda:N        --threads N   CPU threads (all)\n"
     "  --json             one JSON object on stdout        --quiet       errors only\n";
 
@@ -35,9 +37,7 @@ struct store {
 static int seen(void *user, int i, const char *text, const struct text_states st[PIPE_ENCODERS], struct dl_err *e)
 {
     struct store *s = user;
-    for (int q = 0; q < PIPE_ENCODERS && st[q].hidden; q++)
-        if (*st[q].truncated && i >= 0)
-            cli_warn(s->cli, "prompt %d: longer than %d tokens; cut off: \"%s\"", i, st[q].tokens, st[q].truncated);
+    gen_warn_cut(s->cli, i, st);
     return snapshot_add(s->w, i, text, st, e);
 }
 
@@ -50,8 +50,18 @@ static int encode(struct cli *c, void *user, char *line, struct dl_err *e)
     struct store s = {.cli = c};
     char *model = NULL;
     int rc = -1;
-    if (!a->out) return dl_fail(e, DL_EUSAGE, "--out FILE.safetensors is needed");
+    if (!a->out && !c->dry_run) return dl_fail(e, DL_EUSAGE, "--out FILE.safetensors is needed");
     if (gen_prompts(a, &ps, e) < 0 || gen_open(c, a, &m, e) < 0 || lens_conds_open(&order, ps.p, ps.n, 0, e) < 0) goto done;
+    const struct pipe_encoder *enc = &m.pipe->encoder[0];
+    int64_t bytes = (int64_t)(order.n_prompts + order.n_negatives) * (enc->blocks + 2) * enc->tokens * enc->width * (int64_t)sizeof(float);
+    char size[32];
+    cli_say(c, "plan: %d prompt%s and %d negative%s, %d states of %d x %d each: %s", ps.n, ps.n == 1 ? "" : "s", order.n_negatives,
+            order.n_negatives == 1 ? "" : "s", enc->blocks + 1, enc->tokens, enc->width, cli_bytes(size, bytes));
+    json_object_set_new(c->result, "prompts", json_integer(ps.n));
+    if (c->dry_run) {
+        rc = 0;
+        goto done;
+    }
     json_t *id = json_pack("{s:s, s:s, s:s, s:s}", "version", DLENS_VERSION, "model", m.pipe->dir.spec, "class", m.pipe->dir.class_name, "text",
                            a->text == TEXT_HF4 ? "hf4" : "hf5");
     model = id ? json_dumps(id, JSON_COMPACT) : NULL;
@@ -62,8 +72,7 @@ static int encode(struct cli *c, void *user, char *line, struct dl_err *e)
     rc = lens_encode(m.pipe, &t, &unused, e);
     if (rc < 0) snapshot_drop(s.w);
     else rc = snapshot_finish(s.w, e);
-    json_object_set_new(c->result, "out", json_string_nocheck(a->out));
-    json_object_set_new(c->result, "prompts", json_integer(ps.n));
+    json_object_set_new(c->result, "out", cli_string(a->out));
     snprintf(line, 4096, "%s", a->out);
 done:
     free(model);

@@ -2,6 +2,7 @@
 #include "tools/gen.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 static const char help[] =
     "usage: dlens figure DIR [options]\n"
@@ -62,7 +63,7 @@ struct made {
 static void one_made(void *user, const char *path)
 {
     struct made *m = user;
-    json_array_append_new(m->list, json_string_nocheck(path));
+    json_array_append_new(m->list, cli_string(path));
     int n = snprintf(m->line + m->at, 4096 - m->at, "%s%s", m->at ? "\n" : "", path);
     if (n > 0 && m->at + (size_t)n < 4096) m->at += (size_t)n;
     else m->line[m->at] = 0;
@@ -75,6 +76,10 @@ static int figure(struct cli *c, void *user, char *line, struct dl_err *e)
     struct made m = {.list = json_array(), .line = line};
     json_object_set_new(c->result, "figures", m.list);
     if (!a->dir) return dl_fail(e, DL_EUSAGE, "the folder of a sweep is needed");
+    char path[4096];
+    snprintf(path, sizeof path, "%s/manifest.json", a->dir);
+    if (access(path, F_OK) < 0)
+        return dl_fail(e, DL_EINPUT, "%s: no folder with a manifest.json; dlens sweep and dlens replay make such folders", a->dir);
     if (manifest_read(&d, a->dir, e) < 0) return -1;
     int rc = figure_sweep(a->dir, &d, &a->o, one_made, &m, e);
     manifest_doc_close(&d);
@@ -85,5 +90,5 @@ int cmd_figure(int argc, char **argv)
 {
     struct figure_args a = {0};
     return cli_main(argc, argv,
-                    &(struct cli_main){.command = "figure", .help = help, .options = options, .max_files = 1, .take = take, .run = figure}, &a);
+                    &(struct cli_main){.command = "figure", .help = help, .options = options, .no_dry_run = true, .max_files = 1, .take = take, .run = figure}, &a);
 }

@@ -97,8 +97,8 @@ static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
     if (gen_open(c, a, &m, e) < 0) goto done;
     i.pipe = m.pipe;
     m.pipe->report = fault, m.pipe->report_user = &i;
-    json_object_set_new(c->result, "model", json_string_nocheck(m.pipe->dir.path));
-    json_object_set_new(c->result, "class", json_string_nocheck(m.pipe->dir.class_name));
+    json_object_set_new(c->result, "model", cli_string(m.pipe->dir.path));
+    json_object_set_new(c->result, "class", cli_string(m.pipe->dir.class_name));
     json_object_set_new(c->result, "blocks", json_integer(m.pipe->encoder[0].blocks));
     if (!c->json) printf("%s: %s\n", m.pipe->dir.path, m.pipe->dir.class_name);
     rc = pipe_check(m.pipe, part, &i, e);
@@ -108,8 +108,8 @@ static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
     if (prompts_add(&ps, "", NULL, a->seeds, a->n_seeds, e) < 0 || gen_job(a, m.pipe, &ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0)
         rc = -1;
     else {
-        if (!c->json) printf("\na sweep over %d layers:\n", r.n), fflush(stdout);
-        gen_tell_plan(c, &job, &plan);
+        if (!c->json) printf("\na sweep over %d layers:\n", r.n);
+        gen_tell_plan(c, &job, &plan, c->json ? NULL : stdout);
     }
 done:
     range_close(&r);

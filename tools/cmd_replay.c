@@ -11,7 +11,8 @@ static const char help_head[] =
     "final norm is read from the model.\n"
     "\n"
     "  --model DIR        folder in diffusers layout, or a hub id that lies in the local Hugging Face cache\n"
-    "  --snapshots FILE   safetensors with p000.text_encoder.hidden_states, ...\n"
+    "  --snapshots FILE   safetensors with p000.text_encoder.hidden_states [N+1][tokens][dim], and with guidance\n"
+    "                     negative.text_encoder.hidden_states (or p000.negative.text_encoder.hidden_states)\n"
     "\n";
 
 enum { SNAPSHOTS = GEN_END };
@@ -49,10 +50,14 @@ static int replay(struct cli *c, void *user, char *path, struct dl_err *e)
     if (!snapshots) return dl_fail(e, DL_EUSAGE, "--snapshots FILE is needed: hidden states from dlens encode");
     if (!a->out && !c->dry_run) return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
     if (snapshot_open(&file, snapshots, e) < 0) goto done;
-    for (int i = 0; i < snapshot_prompts(file); i++)
-        if (prompts_add(&ps, snapshot_text(file, i), snapshot_negative(file, i), a->seeds, a->n_seeds, e) < 0) goto done;
+    for (int i = 0; i < snapshot_prompts(file); i++) {
+        uint64_t own;
+        bool has_own = snapshot_seed(file, i, &own);
+        if (prompts_add(&ps, snapshot_text(file, i), snapshot_negative(file, i), has_own ? &own : a->seeds, has_own ? 1 : a->n_seeds, e) < 0) goto done;
+        if (has_own) ps.p[i].seeds[0] = own, ps.p[i].own_seed = true; /* never offset */
+    }
     if (gen_open(c, a, &m, e) < 0 || gen_job(a, m.pipe, &ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0) goto done;
-    gen_tell_plan(c, &job, &plan);
+    gen_tell_plan(c, &job, &plan, NULL);
     rc = 0;
     if (c->dry_run) goto done;
     struct replay s = {.args = a, .pipe = m.pipe, .job = &job, .file = file};

@@ -32,9 +32,7 @@ static int seen(void *user, int i, const char *text, const struct text_states st
 {
     struct sweep *s = user;
     (void)text, (void)e;
-    for (int q = 0; q < PIPE_ENCODERS && st[q].hidden; q++)
-        if (*st[q].truncated && i >= 0)
-            cli_warn(s->cli, "prompt %d: longer than %d tokens; cut off: \"%s\"", i, st[q].tokens, st[q].truncated);
+    gen_warn_cut(s->cli, i, st);
     return 0;
 }
 
@@ -55,7 +53,12 @@ int sweep_run(struct cli *c, const struct gen_args *a, const struct prompts *ps,
     int rc = -1;
     if (!a->out && !c->dry_run) return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
     if (gen_open(c, a, &m, e) < 0 || gen_job(a, m.pipe, ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0) goto done;
-    gen_tell_plan(c, &job, &plan);
+    for (int i = 0; i < ps->n; i++)
+        if (job.gen.guidance <= 1 && *ps->p[i].negative) {
+            dl_fail(e, DL_EUSAGE, "prompt %d: a negative prompt has no effect without guidance: --guidance must be above 1", i);
+            goto done;
+        }
+    gen_tell_plan(c, &job, &plan, NULL);
     rc = 0;
     if (c->dry_run) goto done;
     struct sweep s = {.cli = c, .args = a, .pipe = m.pipe, .job = &job, .stop = cli_catch_interrupt()};
@@ -85,6 +88,6 @@ int cmd_sweep(int argc, char **argv)
     char help[8192];
     snprintf(help, sizeof help, "%s%s", help_head, gen_help);
     gen_defaults(&a);
-    gen_preset_first(&a, argc, argv);
+    gen_preset_first(&a, argc, argv, options);
     return cli_main(argc, argv, &(struct cli_main){.command = "sweep", .help = help, .options = options, .take = take, .run = sweep}, &a);
 }

@@ -73,5 +73,5 @@ int cmd_synth(int argc, char **argv) {
     struct synth_opts o = {.type = DL_F32};
     return cli_main(
         argc, argv,
-        &(struct cli_main){.command = "synth", .help = help, .options = options, .take = take, .run = synth}, &o);
+        &(struct cli_main){.command = "synth", .help = help, .options = options, .no_dry_run = true, .take = take, .run = synth}, &o);
 }

@@ -7,9 +7,14 @@
 static const char help[] =
     "usage: dlens tokens --model DIR (--prompt TEXT | --prompts FILE) [--text hf5|hf4] [--json]\n"
     "\n"
-    "How the model's tokenizer cuts prompts, and what does not fit. With --json one object a line:\n"
-    "  {\"prompt\": ..., \"text_encoder\": {\"ids\": [...], \"pieces\": [...], \"truncated\": \"...\"}}\n"
-    "ids include padding, pieces do not.\n";
+    "How the model's tokenizer cuts prompts, and what does not fit.\n"
+    "\n"
+    "  --model DIR        folder in diffusers layout, or a hub id that lies in the local Hugging Face cache\n"
+    "  --prompt TEXT      the prompt\n"
+    "  --prompts FILE     one prompt a line, or JSON lines {\"prompt\": ...}\n"
+    "  --text hf5|hf4     text cleaning of transformers 5 (default) or 4 with ftfy, as in the tutorial\n"
+    "  --json             one object a line for each prompt; ids include padding, pieces do not:\n"
+    "                     {\"prompt\": ..., \"text_encoder\": {\"ids\": [...], \"pieces\": [...], \"truncated\": \"...\"}}\n";
 
 static const struct option options[] = {CLI_OPTIONS,
                                         {"model", required_argument, NULL, GEN_MODEL},

@@ -6,10 +6,13 @@
 #include "tools/cli.h"
 #include "tools/prompts.h"
 
+#include <stdio.h>
+
 enum { GEN_SEEDS_MAX = 4096 };
 
 struct gen_args {
     const char *model, *out, *prompt, *prompts_file, *layers, *encoder, *size, *scheduler, *negative, *dtype, *batch, *preset;
+    const char *preset_prompt; /* taken when the command line has none */
     bool blocks;      /* `layers` counts blocks */
     bool seed_offset; /* seed + index of the prompt */
     bool norm, save_latents, titles_block, rng_set;
@@ -55,10 +58,10 @@ enum {
 extern const char gen_help[];
 
 void gen_defaults(struct gen_args *a);
-/* Takes option v (with optarg); < 0 with the error. gen_preset_first looks for --preset anywhere in argv
- * and sets its values, before any option is taken, so that order does not matter; its errors come from gen_take. */
+/* Takes option v (with optarg); < 0 with the error. gen_preset_first looks for --preset anywhere in argv (the command's
+ * options) and sets its values, before any option is taken, so that order does not matter; its errors come from gen_take. */
 int gen_take(struct gen_args *a, int v, struct dl_err *e);
-void gen_preset_first(struct gen_args *a, int argc, char **argv);
+void gen_preset_first(struct gen_args *a, int argc, char **argv, const struct option *options);
 
 /* The prompts of --prompt or --prompts. */
 int gen_prompts(const struct gen_args *a, struct prompts *ps, struct dl_err *e);
@@ -76,8 +79,11 @@ void gen_close(struct gen_model *m);
 int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, struct range *r, struct lens_job *job,
             struct dl_err *e);
 
-/* Prints a plan (memory, work) on stderr and into the result. */
-void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_plan *plan);
+/* Says a plan (memory, work) on stderr, or where it is the result (`out`) on that stream, and puts it into the JSON result. */
+void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_plan *plan, FILE *out);
+
+/* Warns of what was cut off a text that has been encoded: prompt i, or (i < 0) a negative. Signature like lens_text.seen. */
+void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODERS]);
 
 /* Everything after the plan: folder, conditions through `conds` (called once, only when images are to be made), images, figures.
  * On success the path of the figure (or folder) is in path [4096]. */

@@ -13,6 +13,7 @@ int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m,
 {
     *m = (struct gen_model){0};
     if (!a->model) return dl_fail(e, DL_EUSAGE, "--model DIR is needed: a folder in diffusers layout, or a hub id in the local cache");
+    if (prompts_check(a->model, e) < 0) return dl_fail_in(e, "--model"); /* manifests and figures name it */
     if (cli_device(c, &m->be, &m->ctx, e) < 0) return -1;
     struct pipe_opts o = {.be = m->be, .ctx = m->ctx, .text = a->text};
     return pipe_open(&m->pipe, a->model, &o, e);
@@ -95,19 +96,49 @@ int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, 
     return 0;
 }
 
-void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_plan *plan)
+static int64_t images_of(const struct lens_job *job)
 {
-    char a[32], b[32], d[32], f[32];
-    cli_say(c, "plan: %d x %d pixels, %s, %d evaluations an image, %d image%s at once%s", job->gen.width, job->gen.height,
-            dl_type_name(job->gen.type), plan->evaluations, plan->batch, plan->batch == 1 ? "" : "s", plan->vae_tile ? ", VAE in tiles" : "");
-    cli_say(c, "memory: text encoder %s, denoiser %s, VAE %s, working memory %s", cli_bytes(a, plan->text_bytes + plan->text_work_bytes),
-            cli_bytes(b, plan->denoiser_bytes), cli_bytes(d, plan->vae_bytes), cli_bytes(f, plan->keep_bytes + plan->work_bytes));
+    int64_t n = 0;
+    for (int i = 0; i < job->n_prompts; i++) n += (int64_t)job->prompt[i].n_seeds * job->n_layers;
+    return n;
+}
+
+void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_plan *plan, FILE *out)
+{
+    char a[32], b[32], d[32], f[32], g[32], text[1024];
+    int64_t images = images_of(job);
+    double work = (double)images * ((double)plan->step_flops / plan->batch * plan->evaluations + (double)plan->decode_flops);
+    snprintf(text, sizeof text,
+             "plan: %" PRId64 " image%s of %d x %d pixels, %s, %d evaluation%s each, %d at once%s; %.3g TFLOP in all\n"
+             "memory: text encoder %s; then denoiser %s, VAE %s, working memory %s; at most %s at a time",
+             images, images == 1 ? "" : "s", job->gen.width, job->gen.height, dl_type_name(job->gen.type), plan->evaluations,
+             plan->evaluations == 1 ? "" : "s", plan->batch, plan->vae_tile ? ", VAE in tiles" : "", work * 1e-12,
+             cli_bytes(a, plan->text_bytes + plan->text_work_bytes), cli_bytes(b, plan->denoiser_bytes), cli_bytes(d, plan->vae_bytes),
+             cli_bytes(f, plan->keep_bytes + plan->work_bytes), cli_bytes(g, plan->peak_bytes));
+    if (out) fprintf(out, "%s\n", text);
+    else cli_say(c, "%s", text);
     json_object_set_new(c->result, "plan",
-                        json_pack("{s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "batch", plan->batch, "evaluations", plan->evaluations,
+                        json_pack("{s:I, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "images", (json_int_t)images, "dtype",
+                                  dl_type_name(job->gen.type), "batch", plan->batch, "evaluations", plan->evaluations,
                                   "vae_tile", plan->vae_tile, "text_bytes", (json_int_t)(plan->text_bytes + plan->text_work_bytes), "denoiser_bytes",
                                   (json_int_t)plan->denoiser_bytes, "vae_bytes", (json_int_t)plan->vae_bytes, "working_bytes",
                                   (json_int_t)(plan->keep_bytes + plan->work_bytes), "peak_bytes", (json_int_t)plan->peak_bytes, "step_flops",
                                   (json_int_t)plan->step_flops, "decode_flops", (json_int_t)plan->decode_flops));
+}
+
+void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODERS])
+{
+    char who[64];
+    if (i < 0) snprintf(who, sizeof who, "negative prompt");
+    else snprintf(who, sizeof who, "prompt %d", i);
+    for (int q = 0; q < PIPE_ENCODERS && st[q].hidden; q++) {
+        const char *cut = st[q].truncated;
+        int n = (int)strlen(cut), shown = n;
+        if (n > 160) /* a long one is shown up to a whole character */
+            for (shown = 150; (cut[shown] & 0xc0) == 0x80; shown--) {}
+        if (n) cli_warn(c, "%s: longer than %d tokens; cut off: \"%.*s%s\"%s", who, st[q].tokens, shown, cut, shown < n ? "..." : "",
+                        shown < n ? " (dlens tokens shows all of it)" : "");
+    }
 }
 
 /* ---- the run ---- */
@@ -172,7 +203,7 @@ static void figure_made(void *user, const char *path)
 {
     struct figures *f = user;
     if (!f->n++) snprintf(f->first, sizeof f->first, "%s", path);
-    json_array_append_new(f->list, json_string_nocheck(path));
+    json_array_append_new(f->list, cli_string(path));
 }
 
 static int draw(struct gen_run *g, struct figures *f, struct dl_err *e)
@@ -193,13 +224,12 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
     struct progress bar;
     if (!g->args->out) return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
     if (open_folder(g, &m, e) < 0) return -1;
-    int64_t before = manifest_n_done(m), images = 0;
-    for (int i = 0; i < g->job->n_prompts; i++) images += (int64_t)g->job->prompt[i].n_seeds * g->job->n_layers;
+    int64_t before = manifest_n_done(m), images = images_of(g->job);
     if (manifest_is_resumed(m)) cli_say(g->cli, "%s: going on, %" PRId64 " of %" PRId64 " images are done", g->args->out, before, images);
     if (manifest_n_lost(m)) cli_warn(g->cli, "%s: %" PRId64 " finished images are gone or changed and are made again", g->args->out, manifest_n_lost(m));
 
     int rc = 0;
-    progress_open(&bar, g->cli, before);
+    progress_open(&bar, g->cli);
     struct lens_progress pr = {.tell = progress_tell, .user = &bar, .stop = g->stop};
     if (before < images || g->job->save_latents) {
         rc = g->conds(g->user, &conds, e);
@@ -212,14 +242,17 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
     int64_t done = manifest_n_done(m);
     lens_conds_close(&conds);
     if (manifest_close(m, &late) < 0 && rc == 0) rc = dl_fail(e, late.code, "%s", late.msg);
-    if (rc < 0 && e->code == DL_EINTERRUPT)
-        return dl_fail_in(e, "%" PRId64 " of %" PRId64 " images are in %s; the same command goes on from there", done, images, g->args->out);
+    if (rc < 0 && e->code == DL_EINTERRUPT) {
+        *e = (struct dl_err){0};
+        return dl_fail(e, DL_EINTERRUPT, "interrupted: %" PRId64 " of %" PRId64 " images are in %s; the same command goes on from there", done, images,
+                       g->args->out);
+    }
     if (rc < 0) return rc;
 
     struct figures f = {.cli = g->cli, .list = json_array()};
     rc = draw(g, &f, e);
     json_object_set_new(g->cli->result, "images", json_pack("{s:I, s:I, s:I}", "total", (json_int_t)images, "made", (json_int_t)(done - before), "resumed", (json_int_t)before));
-    json_object_set_new(g->cli->result, "out", json_string_nocheck(g->args->out));
+    json_object_set_new(g->cli->result, "out", cli_string(g->args->out));
     json_object_set_new(g->cli->result, "figures", f.list);
     json_object_set_new(g->cli->result, "step_ms", json_real(median));
     json_object_set_new(g->cli->result, "step_ms_min", json_real(least));

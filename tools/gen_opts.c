@@ -10,7 +10,7 @@ const char gen_help[] =
     "  --layers LIST      hidden states k to look through: 1:13, 0:24:4, 1,5,9, all, last (default 1:N+1, all blocks;\n"
     "                     k = 0 is the embeddings, k = N the whole encoder, which is the ordinary image)\n"
     "  --blocks LIST      the same, counting blocks as the NNsight tutorial does: block b is k = b + 1\n"
-    "  --encoder NAME     text encoder studied, by folder name or number (one here: text_encoder)\n"
+    "  --encoder NAME     text encoder studied, by folder name or number (text_encoder)\n"
     "  --norm on|off      the encoder's final norm on the chosen state (on)\n"
     "How it is generated\n"
     "  --seed S           seed of the noise, 0..2^64-1 or -1 (17)\n"
@@ -25,7 +25,7 @@ const char gen_help[] =
     "  --rng NAME         torch-cuda[:SMS] (default) or torch-cpu: whose noise a seed gives\n"
     "  --dtype NAME       auto, f32 or bf16 (auto: what this machine computes fastest)\n"
     "  --batch N          images at once (auto)\n"
-    "  --vae-tile N       decode in tiles of N latent pixels, 0 never (auto: when memory asks for it)\n"
+    "  --vae-tile N       decode in tiles of N latent pixels, a multiple of 4; 0 never (auto: when memory asks for it)\n"
     "What is written\n"
     "  --out DIR          folder for manifest.json, images/ and the figure; an unfinished sweep is resumed there\n"
     "  --titles MODE      layer: cells are titled by k; block: by block, as in the tutorial\n"
@@ -33,7 +33,8 @@ const char gen_help[] =
     "Running\n"
     "  --device NAME      auto, cpu, cuda or cuda:N        --threads N   CPU threads (all)\n"
     "  --dry-run          print plan, memory and work, make nothing\n"
-    "  --json             one JSON object on stdout        --quiet       errors only\n";
+    "  --json             one JSON object on stdout: out, figures, images {total, made, resumed}, plan, warnings, ...\n"
+    "  --quiet            errors only on stderr; the path of the figure (or folder) still goes to stdout\n";
 
 void gen_defaults(struct gen_args *a)
 {
@@ -66,16 +67,16 @@ static const struct preset *find_preset(const char *name, struct dl_err *e)
     return i < 0 ? NULL : &presets[i];
 }
 
-void gen_preset_first(struct gen_args *a, int argc, char **argv)
+void gen_preset_first(struct gen_args *a, int argc, char **argv, const struct option *options)
 {
-    for (int i = 1; i < argc; i++) {
-        const char *name = !strncmp(argv[i], "--preset=", 9) ? argv[i] + 9 : !strcmp(argv[i], "--preset") && i + 1 < argc ? argv[i + 1] : NULL;
-        const struct preset *p = name ? find_preset(name, NULL) : NULL;
+    opterr = 0, optind = 1;
+    for (int v; (v = getopt_long(argc, argv, "-:h", options, NULL)) != -1;) {
+        const struct preset *p = v == GEN_PRESET ? find_preset(optarg, NULL) : NULL;
         if (!p) continue;
         a->preset = p->name, a->layers = p->layers, a->blocks = p->blocks, a->titles_block = p->blocks;
         a->scheduler = p->scheduler, a->steps = p->steps, a->guidance = p->guidance, a->noise = p->noise;
         a->seeds[0] = p->seed, a->n_seeds = 1, a->text = TEXT_HF4;
-        a->prompt = p->prompt;
+        a->preset_prompt = p->prompt;
     }
 }
 
@@ -167,10 +168,12 @@ int gen_take(struct gen_args *a, int v, struct dl_err *e)
 
 int gen_prompts(const struct gen_args *a, struct prompts *ps, struct dl_err *e)
 {
-    bool own = a->prompts_file != NULL;
-    if (!a->prompt && !own) return dl_fail(e, DL_EUSAGE, "--prompt TEXT or --prompts FILE is needed");
-    if (own && a->prompt && !a->preset) return dl_fail(e, DL_EUSAGE, "--prompt and --prompts exclude each other");
+    const char *prompt = a->prompt || a->prompts_file ? a->prompt : a->preset_prompt;
+    if (prompt && a->prompts_file) return dl_fail(e, DL_EUSAGE, "--prompt and --prompts exclude each other");
+    if (a->negative && prompts_check(a->negative, e) < 0) return dl_fail_in(e, "--negative");
     ps->seed_offset = a->seed_offset;
-    return own ? prompts_read(ps, a->prompts_file, a->negative, a->seeds, a->n_seeds, e)
-               : prompts_add(ps, a->prompt, a->negative, a->seeds, a->n_seeds, e);
+    if (a->prompts_file) return prompts_read(ps, a->prompts_file, a->negative, a->seeds, a->n_seeds, e);
+    if (!prompt) return dl_fail(e, DL_EUSAGE, "--prompt TEXT or --prompts FILE is needed");
+    if (prompts_check(prompt, e) < 0) return dl_fail_in(e, "--prompt");
+    return prompts_add(ps, prompt, a->negative, a->seeds, a->n_seeds, e);
 }

@@ -8,9 +8,9 @@
 
 enum { BAR = 24 };
 
-void progress_open(struct progress *p, const struct cli *c, int64_t done)
+void progress_open(struct progress *p, const struct cli *c)
 {
-    *p = (struct progress){.cli = c, .terminal = isatty(STDERR_FILENO), .first = done, .told = done, .start = cli_seconds(c), .last = -1, .step_start = -1};
+    *p = (struct progress){.cli = c, .terminal = isatty(STDERR_FILENO), .first = -1, .start = cli_seconds(c), .last = -1, .step_start = -1};
 }
 
 /* Steps follow each other without a pause, so one ends where the next begins. */
@@ -48,6 +48,7 @@ void progress_tell(void *user, int64_t done, int64_t images, int step, int steps
     bool image = !steps;
     time_step(p, now, step);
     if (p->cli->quiet) return;
+    if (p->first < 0) p->first = p->told = image ? done - 1 : done, p->start = now;
     if (p->terminal ? !image && now - p->last < 0.1 : done == p->told && now - p->last < 30) return;
 
     double made = (double)(done - p->first) + part, left = made > 0 ? ((double)(images - done) - part) * (now - p->start) / made : 0;
@@ -58,7 +59,7 @@ void progress_tell(void *user, int64_t done, int64_t images, int step, int steps
     bar[BAR] = 0;
     int n = snprintf(line, sizeof line, "%s%s%simage %" PRId64 "/%" PRId64, p->terminal ? "[" : "", p->terminal ? bar : "", p->terminal ? "] " : "",
                      done, images);
-    if (steps) n += snprintf(line + n, sizeof line - (size_t)n, ", step %d/%d of %d", step, steps, batch);
+    if (steps) n += snprintf(line + n, sizeof line - (size_t)n, ", step %d/%d of the next %d", step, steps, batch);
     if (made > 0 && done < images) snprintf(line + n, sizeof line - (size_t)n, ", %s left", cli_duration(rest, left));
     int width = (int)strlen(line);
     if (p->terminal) fprintf(stderr, "\r%s%*s", line, p->width > width ? p->width - width : 0, "");

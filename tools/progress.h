@@ -8,7 +8,7 @@ struct progress {
     const struct cli *cli;
     bool terminal, shown;
     double start, last;  /* seconds on the command's clock */
-    int64_t first;       /* images that were there before */
+    int64_t first;       /* images that were there before; -1 until told */
     int64_t told;        /* images at the last plain line */
     int width;           /* of the line that is to be overwritten */
     double step_start;   /* when the step under way began; < 0 outside of steps */
@@ -16,7 +16,7 @@ struct progress {
     int64_t n_steps;
 };
 
-void progress_open(struct progress *p, const struct cli *c, int64_t done);
+void progress_open(struct progress *p, const struct cli *c);
 /* Signature of lens_progress.tell. */
 void progress_tell(void *user, int64_t done, int64_t images, int step, int steps, int batch);
 /* Median and least time of one evaluation in milliseconds; 0 when none was timed. A batch's first step, which shares more

@@ -1,5 +1,6 @@
 #include "tools/prompts.h"
 #include "lens/outfile.h"
+#include "loaders/text_clean.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -17,6 +18,14 @@ int prompts_seed(const char *option, const char *text, uint64_t *seed, struct dl
     if (*end || errno) return dl_fail(e, DL_EUSAGE, "%s %s: a seed is a whole number from 0 to 18446744073709551615, or -1", option, text);
     *seed = v;
     return 0;
+}
+
+int prompts_check(const char *text, struct dl_err *e)
+{
+    struct text_u32 t = {0};
+    int rc = text_decode(&t, text, strlen(text), e);
+    text_free(&t);
+    return rc;
 }
 
 int prompts_add(struct prompts *ps, const char *text, const char *negative, const uint64_t *seeds, int n_seeds, struct dl_err *e)
@@ -61,7 +70,7 @@ static int add_json(struct prompts *ps, const char *path, int line, const char *
     if (rc == 0)
         rc = prompts_add(ps, json_string_value(prompt), json_is_string(neg) ? json_string_value(neg) : negative, has_seed ? &own : seeds,
                          has_seed ? 1 : n_seeds, e);
-    if (rc == 0 && has_seed) ps->p[ps->n - 1].seeds[0] = own; /* a line's own seed is never offset */
+    if (rc == 0 && has_seed) ps->p[ps->n - 1].seeds[0] = own, ps->p[ps->n - 1].own_seed = true; /* never offset */
     json_decref(o);
     return rc;
 }
@@ -82,7 +91,9 @@ int prompts_read(struct prompts *ps, const char *path, const char *negative, con
         while (n && (s[n - 1] == '\r')) n--;
         bool blank = strspn(s, " \t\r") >= n;
         char *text = blank ? NULL : strndup(s, n);
+        struct dl_err wrong = {0};
         if (!blank && !text) rc = dl_fail(e, DL_ENOMEM, "%s: no memory", path);
+        else if (!blank && prompts_check(text, &wrong) < 0) rc = dl_fail(e, DL_EINPUT, "%s: line %d: %s", path, line, wrong.msg);
         else if (!blank) rc = json ? add_json(ps, path, line, text, n, negative, seeds, n_seeds, e) : prompts_add(ps, text, negative, seeds, n_seeds, e);
         free(text);
         s += next;

@@ -20,6 +20,9 @@ int prompts_add(struct prompts *ps, const char *text, const char *negative, cons
 int prompts_read(struct prompts *ps, const char *path, const char *negative, const uint64_t *seeds, int n_seeds, struct dl_err *e);
 void prompts_close(struct prompts *ps);
 
+/* Whether a text can be a prompt: UTF-8, at most 1 MB. */
+int prompts_check(const char *text, struct dl_err *e);
+
 /* A seed as torch takes it: 0..2^64-1, and -1 for 2^64-1. */
 int prompts_seed(const char *option, const char *text, uint64_t *seed, struct dl_err *e);
 
