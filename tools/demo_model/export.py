@@ -36,7 +36,7 @@ def text_config(text):
         "hidden_act projection_dim layer_norm_eps attention_dropout bos_token_id eos_token_id pad_token_id"
     ).split()
     config = {k: getattr(text.config, k) for k in keys}
-    return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "torch_dtype": "float16", **config}
+    return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "torch_dtype": "float32", **config}
 
 
 def network_config(module, name):

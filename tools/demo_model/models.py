@@ -92,9 +92,9 @@ def make_unet():
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
-        block_out_channels=(48, 96, 128),
+        block_out_channels=(32, 96, 128),
         layers_per_block=1,
-        attention_head_dim=(3, 4, 4),  # heads; the name is diffusers'
+        attention_head_dim=(2, 4, 4),  # heads; the name is diffusers'
         cross_attention_dim=TEXT_WIDTH,
         norm_num_groups=16,
     )

@@ -21,7 +21,7 @@ from scenes import render, sample
 from train_text import text_groups
 from train_vae import to_tensor
 
-CAPTIONS = 12  # captions of each process and step
+CAPTIONS = 8  # captions of each process and step
 DRAWS = 2  # noise levels for each caption
 EMPTY = 0.1  # share of empty captions, for guidance
 AVERAGE = 0.999  # of the weights' moving average, which is what is exported
