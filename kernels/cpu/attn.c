@@ -1,11 +1,11 @@
-/* Attention in f32 without a score matrix: softmax online over blocks of keys (Dao et al., arXiv:2205.14135; Rabe and Staats,
- * arXiv:2112.05682).
+/* Attention in f32 without a score matrix: softmax online over blocks of keys (Dao et al., arXiv:2205.14135; Rabe and
+ * Staats, arXiv:2112.05682).
  *
- * For one row of keys and values at a time, all heads of K are packed as panels of transposed keys [panel][d][nr], those of V as
- * panels of channels [panel][key][nr]. An item is a block of BLOCK_Q queries of one head. For each block of BLOCK_K keys: scores
- * (tiles), bias and masks, new largest score, old sums scaled down when it rose, exponentials, and values added (tiles). Scores
- * carry log2 e, so exponentials are powers of 2 (simd_body.h's v_exp2, relative error below 2e-7). Every query's sums run over the keys in order, whatever block it is in.
- */
+ * For one row of keys and values at a time, all heads of K are packed as panels of transposed keys [panel][d][nr],
+ * those of V as panels of channels [panel][key][nr]. An item is a block of BLOCK_Q queries of one head. For each block
+ * of BLOCK_K keys: scores (tiles), bias and masks, new largest score, old sums scaled down when it rose, exponentials,
+ * and values added (tiles). Scores carry log2 e, so exponentials are powers of 2 (simd_body.h's v_exp2, relative error
+ * below 2e-7). Every query's sums run over the keys in order, whatever block it is in. */
 #include "kernels/cpu/fast.h"
 
 #include <math.h>
@@ -63,7 +63,9 @@ static void pack_items(void *arg, int64_t from, int64_t to, int worker)
         memset(tmp, 0, (size_t)g->d_pad * 4);
         for (int64_t j = 0; j < nr; j++) {
             bool in = p0 + j < g->tk;
-            if (in) g->s->linear(tmp, DL_F32, head_at(&a->k, g->kv, p0 + j, head, d), a->k.t, a->scale * LOG2E, NULL, 0, 0, d, 0);
+            if (in)
+                g->s->linear(tmp, DL_F32, head_at(&a->k, g->kv, p0 + j, head, d), a->k.t, a->scale * LOG2E, NULL, 0, 0,
+                             d, 0);
             for (int64_t c = 0; c < d; c++) k[c * nr + j] = in ? tmp[c] : 0;
             if (in) g->s->linear(tmp, DL_F32, head_at(&a->v, g->kv, p0 + j, head, d), a->v.t, 1, NULL, 0, 0, d, 0);
             for (int64_t c = 0; c < g->d_pad; c += nr)
@@ -94,7 +96,8 @@ static void attn_item(const struct attn *g, int64_t head, int64_t q0, float *scr
     float *q = scratch, *score = q + BLOCK_Q * g->d_ld, *out = score + BLOCK_Q * SLD, top[BLOCK_Q], sum[BLOCK_Q] = {0};
     const float *k = g->k + head * g->tk_pad * d, *v = g->v + head * g->d_pad * g->tk_pad;
     for (int64_t b = 0; b < m; b++) {
-        g->s->linear(q + b * g->d_ld, DL_F32, head_at(&a->q, g->row, q0 + b, head, d), a->q.t, 1, NULL, 0, 0, d, DL_NONE);
+        g->s->linear(q + b * g->d_ld, DL_F32, head_at(&a->q, g->row, q0 + b, head, d), a->q.t, 1, NULL, 0, 0, d,
+                     DL_NONE);
         top[b] = -INFINITY;
     }
     memset(q + m * g->d_ld, 0, (size_t)((tall - m) * g->d_ld) * 4);
@@ -105,7 +108,8 @@ static void attn_item(const struct attn *g, int64_t head, int64_t q0, float *scr
         for (int64_t p = 0; p < wide; p += s->nr)
             for (int64_t b = 0; b < tall; b += s->mr)
                 s->tile(d, q + b * g->d_ld, g->d_ld, k + (k0 + p) * d, score + b * SLD + p, SLD, false);
-        if (n < wide || a->causal || a->key_mask || a->bias.p) fast_attn_mask(a, head, q0, m, g->kv, k0, n, score, wide, SLD);
+        if (n < wide || a->causal || a->key_mask || a->bias.p)
+            fast_attn_mask(a, head, q0, m, g->kv, k0, n, score, wide, SLD);
         soften(g, m, wide, score, out, top, sum);
         for (int64_t c = 0; c < d; c += s->nr)
             for (int64_t b = 0; b < tall; b += s->mr)
@@ -113,8 +117,8 @@ static void attn_item(const struct attn *g, int64_t head, int64_t q0, float *scr
                                                       out + b * g->d_pad + c, g->d_pad, true);
     }
     for (int64_t b = 0; b < m; b++)
-        s->linear((uint8_t *)cpu_at(&a->y, g->row, q0 + b) + head * d * dl_type_bytes(a->y.t), a->y.t, out + b * g->d_pad,
-                  DL_F32, sum[b] > 0 ? 1 / sum[b] : 0, NULL, 0, 0, d, DL_NONE);
+        s->linear((uint8_t *)cpu_at(&a->y, g->row, q0 + b) + head * d * dl_type_bytes(a->y.t), a->y.t,
+                  out + b * g->d_pad, DL_F32, sum[b] > 0 ? 1 / sum[b] : 0, NULL, 0, 0, d, DL_NONE);
 }
 
 static void attn_items(void *arg, int64_t from, int64_t to, int worker)

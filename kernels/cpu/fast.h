@@ -1,8 +1,7 @@
 /* fast.h: the CPU backend's own f32 kernels (any storage type, f32 arithmetic) on simd.h's loops.
  *
- * Each entry takes all of its op's cases or hands over to the reference. `s` is the machine's table. Results depend neither
- * on the batch nor on the number of threads.
- */
+ * Each entry takes all of its op's cases or hands over to the reference. `s` is the machine's table. Results depend
+ * neither on the batch nor on the number of threads. */
 #ifndef CPU_FAST_H
 #define CPU_FAST_H
 
@@ -44,7 +43,8 @@ bool fast_wino_takes(const struct simd *s, const struct dl_conv *a);
 void fast_wino(struct dl_run *r, const struct simd *s, const struct dl_conv *a);
 #define LOG2E 1.44269504f
 
-/* Bias and masks over scores [m][lds] in base 2 of queries from q0 and keys [k0, k0 + n) of row kv; keys up to `wide` are padding. */
+/* Bias and masks over scores [m][lds] in base 2 of queries from q0 and keys [k0, k0 + n) of row kv; keys up to `wide`
+ * are padding. */
 void fast_attn_mask(const struct dl_attn *a, int64_t head, int64_t q0, int64_t m, int64_t kv, int64_t k0, int64_t n,
                     float *s, int64_t wide, int64_t lds);
 

@@ -75,7 +75,6 @@ void fast_epi_line(const struct fast_epi *o, const struct simd *s, int64_t i, in
         l.add = (const uint8_t *)cpu_vec_at(o->r, e->add, i) + from * dl_type_bytes(e->add.t), l.add_t = e->add.t;
     if (e->gate.p)
         l.gate = (const uint8_t *)cpu_vec_at(o->r, e->gate, i) + from * dl_type_bytes(e->gate.t), l.gate_t = e->gate.t;
-    if (e->res.p)
-        l.res = (const uint8_t *)cpu_at(&e->res, i, pix) + from * dl_type_bytes(e->res.t), l.res_t = e->res.t;
+    if (e->res.p) l.res = (const uint8_t *)cpu_at(&e->res, i, pix) + from * dl_type_bytes(e->res.t), l.res_t = e->res.t;
     s->line(&l);
 }

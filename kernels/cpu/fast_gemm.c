@@ -1,10 +1,9 @@
 /* GEMM and implicit-GEMM convolution in f32 on simd.h's tiles.
  *
- * A convolution is a GEMM whose left-hand row of an output pixel is the k x k x in values around it. An item of work is a
- * block of at most BLOCK_M output pixels (rows of the batch counted through) times some weight panels. For each chunk of at
- * most CHUNK_K terms the item gathers its rows into scratch [row][LDA] (here enlargement, padding and conversion happen), then
- * runs over panels and tiles; sums stay in scratch between chunks and are finished at the end.
- */
+ * A convolution is a GEMM whose left-hand row of an output pixel is the k x k x in values around it. An item of work is
+ * a block of at most BLOCK_M output pixels (rows of the batch counted through) times some weight panels. For each chunk
+ * of at most CHUNK_K terms the item gathers its rows into scratch [row][LDA] (here enlargement, padding and conversion
+ * happen), then runs over panels and tiles; sums stay in scratch between chunks and are finished at the end. */
 #include "kernels/cpu/fast.h"
 
 #include <string.h>
@@ -56,9 +55,12 @@ static void gather(const struct mm *g, const struct place *p, int64_t rows, int6
             int64_t c = k % in, part = in - c < k0 + n - k ? in - c : k0 + n - k;
             const uint8_t *src = source(g, p + i, (int32_t)(k / in));
             float *d = a + i * LDA + (k - k0);
-            if (!src) memset(d, 0, (size_t)part * 4);
-            else if (g->x->t == DL_F32) memcpy(d, src + c * es, (size_t)part * 4);
-            else g->s->affine(d, DL_F32, src + c * es, g->x->t, NULL, NULL, part, DL_NONE);
+            if (!src)
+                memset(d, 0, (size_t)part * 4);
+            else if (g->x->t == DL_F32)
+                memcpy(d, src + c * es, (size_t)part * 4);
+            else
+                g->s->affine(d, DL_F32, src + c * es, g->x->t, NULL, NULL, part, DL_NONE);
             k += part;
         }
     for (; i % g->s->mr; i++) memset(a + i * LDA, 0, (size_t)n * 4);

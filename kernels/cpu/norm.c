@@ -48,7 +48,10 @@ static void apply_items(void *arg, int64_t from, int64_t to, int worker)
 }
 
 /* Pixels in a chunk of work: about 64 KiB of f32. */
-static int64_t grain_of(const dl_act *x) { return 1 + 16384 / x->c; }
+static int64_t grain_of(const dl_act *x)
+{
+    return 1 + 16384 / x->c;
+}
 
 dl_act fast_pre(struct dl_run *r, const struct simd *s, const struct dl_conv *a, int t, bool dense)
 {
@@ -74,14 +77,14 @@ void fast_norm(struct dl_run *r, const struct simd *s, const struct dl_norm *a)
     dl_arena_release_hi(&r->arena, mark);
 }
 
-/* Group norm's statistics: an item sums, for each channel, the differences of SLAB pixels from the row's first pixel (and their
- * squares); the slabs are then added up in f64 around the group's mean. */
+/* Group norm's statistics: an item sums, for each channel, the differences of SLAB pixels from the row's first pixel
+ * (and their squares); the slabs are then added up in f64 around the group's mean. */
 enum { SLAB = 64 };
 
 struct gnorm {
     const struct simd *s;
     const struct dl_gnorm *a;
-    float *part; /* [n][slabs][2][c] */
+    float *part;  /* [n][slabs][2][c] */
     float *pivot; /* [n][c] */
     int64_t slabs;
 };
@@ -221,7 +224,8 @@ static void add_items(void *arg, int64_t from, int64_t to, int worker)
     int64_t pixels = cpu_pixels(&a->y), c = a->y.c;
     for (int64_t p = from; p < to; p++) {
         int64_t i = p / pixels, q = p % pixels;
-        s->linear(cpu_at(&a->y, i, q), a->y.t, cpu_at(&a->a, i, q), a->a.t, 1, cpu_at(&a->b, i, q), a->b.t, 1, c, DL_NONE);
+        s->linear(cpu_at(&a->y, i, q), a->y.t, cpu_at(&a->a, i, q), a->a.t, 1, cpu_at(&a->b, i, q), a->b.t, 1, c,
+                  DL_NONE);
     }
 }
 

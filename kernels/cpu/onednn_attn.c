@@ -1,6 +1,6 @@
-/* Attention in bf16 on oneDNN's matmul: the online softmax of attn.c with blocks large enough for AMX. Scores, softmax and
- * sums in f32; the weights of a block, at most 1, are rounded to bf16 for their product with the values, as PyTorch does.
- */
+/* Attention in bf16 on oneDNN's matmul: the online softmax of attn.c with blocks large enough for AMX. Scores, softmax
+ * and sums in f32; the weights of a block, at most 1, are rounded to bf16 for their product with the values, as PyTorch
+ * does. */
 #include "kernels/cpu/fast.h"
 #include "kernels/cpu/onednn_prim.h"
 
@@ -14,10 +14,10 @@ struct attn {
     const struct simd *s;
     const struct dl_attn *a;
     int64_t tq, tk, d, q_blocks, tk_pad;
-    int64_t block_q, block_k;     /* the full blocks; the last may be smaller */
-    const struct prim *qk[2][2];  /* [last block of queries][last block of keys] */
+    int64_t block_q, block_k;    /* the full blocks; the last may be smaller */
+    const struct prim *qk[2][2]; /* [last block of queries][last block of keys] */
     const struct prim *pv[2][2];
-    uint16_t *k, *v;              /* [heads][tk_pad][d] of the row of keys under way, zero beyond tk */
+    uint16_t *k, *v; /* [heads][tk_pad][d] of the row of keys under way, zero beyond tk */
     int64_t row, kv;
     uint8_t *scratch; /* [workers][scratch_n] */
     int64_t scratch_n, own_bytes;
@@ -45,8 +45,12 @@ static struct work work_at(const struct attn *g, int worker)
     int64_t at[7];
     uint8_t *base = g->scratch + worker * g->scratch_n;
     offsets(g, at);
-    return (struct work){.score = (void *)(base + at[0]), .part = (void *)(base + at[1]), .out = (void *)(base + at[2]),
-                         .p = (void *)(base + at[3]), .q = (void *)(base + at[4]), .own = base + at[5]};
+    return (struct work){.score = (void *)(base + at[0]),
+                         .part = (void *)(base + at[1]),
+                         .out = (void *)(base + at[2]),
+                         .p = (void *)(base + at[3]),
+                         .q = (void *)(base + at[4]),
+                         .own = base + at[5]};
 }
 
 /* Item: one head's keys and values [PAD] at a time. */

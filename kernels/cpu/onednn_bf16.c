@@ -1,9 +1,9 @@
-/* GEMM and convolution in bf16 on oneDNN's primitives: products of bf16, sums and epilogue in f32, one rounding at the end.
+/* GEMM and convolution in bf16 on oneDNN's primitives: products of bf16, sums and epilogue in f32, one rounding at the
+ * end.
  *
- * An item of work is one block of one row's output (M_BLOCK pixels, or a band of image rows) times at most n_part output
- * channels: one primitive, into f32 scratch, then the epilogue while it is still in cache. How a row is cut depends on
- * its own shape alone.
- */
+ * An item of work is one block of one row's output (M_BLOCK pixels, or a band of image rows) times at most n_part
+ * output channels: one primitive, into f32 scratch, then the epilogue while it is still in cache. How a row is cut
+ * depends on its own shape alone. */
 #include "kernels/cpu/fast.h"
 #include "kernels/cpu/onednn_prim.h"
 
@@ -18,16 +18,20 @@ struct bf {
     dl_act x;
     const dl_act *y;
     struct fast_epi epi;
-    const struct prim *prim[KINDS][2]; /* first (or only), middle, last block of a row; full and last part of channels */
-    const uint8_t *w;                  /* [halves][parts], each as its primitive wants it */
-    int64_t blocks, block, step;       /* blocks of a row; pixels in a full one; image rows in one (convolution) */
+    const struct prim
+        *prim[KINDS][2];         /* first (or only), middle, last block of a row; full and last part of channels */
+    const uint8_t *w;            /* [halves][parts], each as its primitive wants it */
+    int64_t blocks, block, step; /* blocks of a row; pixels in a full one; image rows in one (convolution) */
     int64_t parts, part, halves, taps, stride;
     uint8_t *scratch; /* [workers][scratch_n]: sums, then the primitive's own */
     int64_t scratch_n, sums_n;
     int failed;
 };
 
-static int kind_of(const struct bf *g, int64_t b) { return b == 0 ? 0 : b == g->blocks - 1 ? 2 : 1; }
+static int kind_of(const struct bf *g, int64_t b)
+{
+    return b == 0 ? 0 : b == g->blocks - 1 ? 2 : 1;
+}
 
 static int64_t part_n(const struct bf *g, int64_t part)
 {
@@ -36,10 +40,16 @@ static int64_t part_n(const struct bf *g, int64_t part)
 }
 
 /* 1 when the part is the shorter last one. */
-static int tail_of(const struct bf *g, int64_t part) { return part_n(g, part) < g->part; }
+static int tail_of(const struct bf *g, int64_t part)
+{
+    return part_n(g, part) < g->part;
+}
 
 /* First input row that block b of a convolution reads, before padding is cut off. */
-static int64_t in_row(const struct bf *g, int64_t b) { return b * g->step * g->stride - (g->taps == 9); }
+static int64_t in_row(const struct bf *g, int64_t b)
+{
+    return b * g->step * g->stride - (g->taps == 9);
+}
 
 /* Weight forms. A pack's fill needs the primitives, and they live as long as the context. */
 struct form {
@@ -67,7 +77,8 @@ static int fill_form(struct dl_pack *p, const struct dl_w *w, void *arg, struct 
     for (int64_t h = 0; h < f->halves; h++)
         for (int64_t j = 0; j < f->parts && !err; j++) {
             const struct prim *prim = f->prim[f->prim[1] && j == f->parts - 1];
-            err = prim_pack(prim, all + (h * f->out + j * f->part) * f->k, f->k, (uint8_t *)p->data + form_at(f, h, j), e);
+            err = prim_pack(prim, all + (h * f->out + j * f->part) * f->k, f->k, (uint8_t *)p->data + form_at(f, h, j),
+                            e);
         }
     free(all);
     return err;
@@ -86,7 +97,8 @@ static const uint8_t *form_get(struct bf *g, struct dl_w *w, int64_t layout)
     }
     struct form *f = calloc(1, sizeof *f);
     if (f) {
-        *f = (struct form){{g->prim[0][0], g->prim[0][1]}, g->halves, g->parts, g->part, g->y->c, dl_w_count(w) / w->dim[0]};
+        *f = (struct form){{g->prim[0][0], g->prim[0][1]}, g->halves, g->parts, g->part, g->y->c,
+                           dl_w_count(w) / w->dim[0]};
         if (!f->prim[0]) f->prim[0] = f->prim[1], f->prim[1] = NULL; /* a single, short part */
         p = dl_w_want(w, key, form_at(f, f->halves, 0), fill_form, f, free);
     }
@@ -114,8 +126,8 @@ static void bf_item(struct bf *g, int64_t item, int worker)
     if (g->halves == 2) err |= prim_run(p, worker, x, g->w + form_at(&f, 1, part), sums2, own);
     if (err) __atomic_store_n(&g->failed, 1, __ATOMIC_RELAXED);
     for (int64_t j = 0; j < m; j++)
-        fast_epi_line(&g->epi, g->s, i, first + j, part * g->part, n, sums + j * n, g->halves == 2 ? sums2 + j * n : NULL,
-                      g->s->nr);
+        fast_epi_line(&g->epi, g->s, i, first + j, part * g->part, n, sums + j * n,
+                      g->halves == 2 ? sums2 + j * n : NULL, g->s->nr);
 }
 
 static void bf_items(void *arg, int64_t from, int64_t to, int worker)

@@ -26,25 +26,31 @@ struct prim {
     int64_t w_bytes, scratch_bytes;
     dnnl_memory_t *mem;     /* [workers][N_MEM] */
     dnnl_stream_t *streams; /* [workers], the state's */
+    set_threads_fn *set;
 };
 
 struct state {
     dnnl_engine_t engine;
     dnnl_stream_t *streams; /* [workers] */
+    set_threads_fn *set;
     int workers;
     struct prim *first;
 };
 
-/* oneDNN on OpenMP asks the calling thread how many threads to use. Without OpenMP in it there is nothing to say. */
-static void one_thread(void)
+/* oneDNN on OpenMP asks the calling thread how many threads to use: one_thread() says one. NULL where oneDNN is built on
+ * something else. */
+typedef void set_threads_fn(int);
+
+static set_threads_fn *find_set_threads(void)
 {
-    static void (*set)(int);
-    static bool looked;
-    if (!__atomic_load_n(&looked, __ATOMIC_ACQUIRE)) {
-        void *f = dlsym(RTLD_DEFAULT, "omp_set_num_threads");
-        memcpy(&set, &f, sizeof set);
-        __atomic_store_n(&looked, true, __ATOMIC_RELEASE);
-    }
+    set_threads_fn *set;
+    void *f = dlsym(RTLD_DEFAULT, "omp_set_num_threads");
+    memcpy(&set, &f, sizeof set);
+    return set;
+}
+
+static void one_thread(set_threads_fn *set)
+{
     if (set) set(1);
 }
 
@@ -91,12 +97,12 @@ static int make_conv(dnnl_primitive_desc_t *pd, dnnl_engine_t eng, dnnl_primitiv
     dnnl_dims_t stride = {k->stride, k->stride}, before = {k->top, k->side}, after = {k->bottom, right};
 #if DNNL_VERSION_MAJOR >= 3
     dnnl_dims_t dilate = {0};
-    return (int)dnnl_convolution_forward_primitive_desc_create(pd, eng, dnnl_forward_inference, dnnl_convolution_direct, x,
-                                                               w, NULL, y, stride, dilate, before, after, attr);
+    return (int)dnnl_convolution_forward_primitive_desc_create(pd, eng, dnnl_forward_inference, dnnl_convolution_direct,
+                                                               x, w, NULL, y, stride, dilate, before, after, attr);
 #else
     dnnl_convolution_desc_t d;
-    int err = (int)dnnl_convolution_forward_desc_init(&d, dnnl_forward_inference, dnnl_convolution_direct, x, w, NULL, y,
-                                                      stride, before, after);
+    int err = (int)dnnl_convolution_forward_desc_init(&d, dnnl_forward_inference, dnnl_convolution_direct, x, w, NULL,
+                                                      y, stride, before, after);
     return err ? err : (int)dnnl_primitive_desc_create(pd, &d, attr, eng, NULL);
 #endif
 }
@@ -115,14 +121,16 @@ static void make_pd(dnnl_primitive_desc_t *pd, dnnl_engine_t eng, const struct p
     if (!err) err = (int)dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
     if (k->taps) {
         int64_t side = k->taps == 9 ? 3 : 1, xd[4] = {1, k->k, k->ih, k->iw}, yd[4] = {1, k->n, k->oh, k->ow};
-        int64_t xs[4] = {k->ih * k->iw * k->k, 1, k->iw * k->k, k->k}, ys[4] = {k->oh * k->ow * k->n, 1, k->ow * k->n, k->n};
+        int64_t xs[4] = {k->ih * k->iw * k->k, 1, k->iw * k->k, k->k},
+                ys[4] = {k->oh * k->ow * k->n, 1, k->ow * k->n, k->n};
         int64_t wd[4] = {k->n, k->k, side, side};
         if (!err) err = md_make(&x, 4, xd, dnnl_bf16, xs);
         if (!err) err = md_make(&y, 4, yd, dnnl_f32, ys);
         if (!err && !like) err = md_make(&w, 4, wd, dnnl_bf16, NULL);
         if (!err) err = make_conv(pd, eng, attr, k, REF(x), like ? like : REF(w), REF(y));
     } else {
-        int64_t xd[2] = {k->m, k->k}, wd[2] = {k->k, k->n}, yd[2] = {k->m, k->n}, xs[2] = {k->lda, 1}, ys[2] = {k->n, 1};
+        int64_t xd[2] = {k->m, k->k}, wd[2] = {k->k, k->n}, yd[2] = {k->m, k->n}, xs[2] = {k->lda, 1},
+                ys[2] = {k->n, 1};
         if (!err) err = md_make(&x, 2, xd, dnnl_bf16, xs);
         if (!err) err = md_make(&y, 2, yd, dnnl_f32, ys);
         int64_t ws[2] = {k->plain == 1 ? 1 : k->n, k->plain == 1 ? k->k : 1};
@@ -173,7 +181,7 @@ static struct state *state_of(struct dl_run *r)
     if (c->onednn) return c->onednn;
     struct state *st = calloc(1, sizeof *st);
     if (!st) goto fail;
-    st->workers = c->threads;
+    st->workers = c->threads, st->set = find_set_threads();
     st->streams = calloc((size_t)st->workers, sizeof *st->streams);
     if (!st->streams || dnnl_engine_create(&st->engine, dnnl_cpu, 0) != dnnl_success) goto fail;
     for (int i = 0; i < st->workers; i++)
@@ -189,8 +197,10 @@ fail:
 /* Primitive and memory objects of a descriptor that is fast. */
 static int finish(struct state *st, struct prim *p)
 {
-    md_ref md[N_MEM] = {[X] = md_of(p->pd, dnnl_query_src_md), [W] = md_of(p->pd, dnnl_query_weights_md),
-                        [Y] = md_of(p->pd, dnnl_query_dst_md), [S] = md_of(p->pd, dnnl_query_scratchpad_md)};
+    md_ref md[N_MEM] = {[X] = md_of(p->pd, dnnl_query_src_md),
+                        [W] = md_of(p->pd, dnnl_query_weights_md),
+                        [Y] = md_of(p->pd, dnnl_query_dst_md),
+                        [S] = md_of(p->pd, dnnl_query_scratchpad_md)};
     p->w_bytes = (int64_t)dnnl_memory_desc_get_size(md[W]);
     p->scratch_bytes = (int64_t)dnnl_memory_desc_get_size(md[S]);
     p->streams = st->streams;
@@ -210,8 +220,8 @@ const struct prim *prim_get(struct dl_run *r, const struct prim_key *key, const 
     if (!dl_run_is_dry(r)) return NULL;
     struct prim *p = calloc(1, sizeof *p);
     if (!p) goto fail;
-    p->key = *key;
-    one_thread();
+    p->key = *key, p->set = st->set;
+    one_thread(st->set);
     make_pd(&p->pd, st->engine, key, like ? md_of(like->pd, dnnl_query_weights_md) : NULL);
     if (p->pd && is_fast(p->pd) && finish(st, p) < 0) goto fail;
     p->next = st->first;
@@ -223,9 +233,15 @@ fail:
     return NULL;
 }
 
-int64_t prim_w_bytes(const struct prim *p) { return p->w_bytes; }
+int64_t prim_w_bytes(const struct prim *p)
+{
+    return p->w_bytes;
+}
 
-int64_t prim_scratch_bytes(const struct prim *p) { return p->scratch_bytes; }
+int64_t prim_scratch_bytes(const struct prim *p)
+{
+    return p->scratch_bytes;
+}
 
 int prim_pack(const struct prim *p, const uint16_t *w, int64_t ldw, void *packed, struct dl_err *e)
 {
@@ -239,7 +255,7 @@ int prim_pack(const struct prim *p, const uint16_t *w, int64_t ldw, void *packed
     dnnl_primitive_t reorder = NULL;
     dnnl_memory_t a = NULL, b = NULL;
     md_ref to = md_of(p->pd, dnnl_query_weights_md);
-    one_thread();
+    one_thread(p->set);
     int err = k->taps ? md_make(&from, 4, cd, dnnl_bf16, cs) : md_make(&from, 2, md, dnnl_bf16, ms);
     if (!err) err = (int)dnnl_primitive_desc_query(p->pd, dnnl_query_engine, 0, &eng);
     if (!err) err = (int)dnnl_stream_create(&stream, eng, dnnl_stream_default_flags);
@@ -269,7 +285,7 @@ int prim_run(const struct prim *p, int worker, const void *x, const void *w, flo
     void *at[N_MEM] = {[Y] = y, [S] = scratch};
     memcpy(&at[X], &x, sizeof x);
     memcpy(&at[W], &w, sizeof w);
-    one_thread();
+    one_thread(p->set);
     for (int i = 0; i < N_MEM; i++)
         if (dnnl_memory_set_data_handle(mem[i], at[i]) != dnnl_success) return -1;
     dnnl_exec_arg_t args[] = {

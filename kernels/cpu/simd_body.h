@@ -9,8 +9,8 @@
  *   v_from_bf16(p) v_from_f16(p) v_to_bf16(p, v) v_to_f16(p, v)
  *   MR, SIMD_TABLE, SIMD_NAME
  *
- * A tile is MR x 2 vectors: with 12 x 2 of AVX-512 or 6 x 2 of AVX2 all sums stay in registers, and every loaded vector of b
- * serves MR fused multiply-adds.
+ * A tile is MR x 2 vectors: with 12 x 2 of AVX-512 or 6 x 2 of AVX2 all sums stay in registers, and every vector of b
+ * that is loaded serves MR fused multiply-adds.
  */
 #include "engine/op.h"
 #include "engine/type.h"
@@ -134,9 +134,12 @@ static inline vf load_t(const void *p, int t, int64_t i)
 
 static inline void store_t(void *p, int t, int64_t i, vf v)
 {
-    if (t == DL_F32) v_store((float *)p + i, v);
-    else if (t == DL_BF16) v_to_bf16((uint16_t *)p + i, v);
-    else v_to_f16((uint16_t *)p + i, v);
+    if (t == DL_F32)
+        v_store((float *)p + i, v);
+    else if (t == DL_BF16)
+        v_to_bf16((uint16_t *)p + i, v);
+    else
+        v_to_f16((uint16_t *)p + i, v);
 }
 
 /* The first m < VW elements; the rest reads as zero and is not written. */
@@ -194,7 +197,8 @@ static void affine(void *y, int y_t, const void *x, int x_t, const float *a, con
     }
 }
 
-static void linear(void *y, int y_t, const void *x, int x_t, float a, const void *z, int z_t, float b, int64_t n, int fn)
+static void linear(void *y, int y_t, const void *x, int x_t, float a, const void *z, int z_t, float b, int64_t n,
+                   int fn)
 {
     for (int64_t i = 0; i < n; i += VW) {
         int64_t m = n - i;
@@ -236,7 +240,8 @@ static double row_sum(const void *x, int x_t, int64_t n, float mean, bool square
     return sum;
 }
 
-static void lnorm(void *y, int y_t, const void *x, int x_t, const float *g, const float *b, int64_t n, float eps, bool rms)
+static void lnorm(void *y, int y_t, const void *x, int x_t, const float *g, const float *b, int64_t n, float eps,
+                  bool rms)
 {
     float mean = rms ? 0 : (float)(row_sum(x, x_t, n, 0, false) / (double)n);
     vf rstd = v_set1((float)(1 / sqrt(row_sum(x, x_t, n, mean, true) / (double)n + (double)eps))), mu = v_set1(mean);
@@ -413,8 +418,22 @@ static void wino_out(const float *m, int64_t ps, float *o)
 }
 
 const struct simd SIMD_TABLE = {
-    .name = SIMD_NAME, .mr = MR, .nr = NR, .vw = VW,
-    .tile = tile, .tile1 = tile1, .line = line, .affine = affine, .linear = linear,
-    .moments = moments, .lnorm = lnorm, .exp2_row = exp2_row, .max_row = max_row, .scale_max_row = scale_max_row,
-    .exp2_bf16_row = exp2_bf16_row, .wino_w = wino_w, .wino_in = wino_in, .wino_out = wino_out,
+    .name = SIMD_NAME,
+    .mr = MR,
+    .nr = NR,
+    .vw = VW,
+    .tile = tile,
+    .tile1 = tile1,
+    .line = line,
+    .affine = affine,
+    .linear = linear,
+    .moments = moments,
+    .lnorm = lnorm,
+    .exp2_row = exp2_row,
+    .max_row = max_row,
+    .scale_max_row = scale_max_row,
+    .exp2_bf16_row = exp2_bf16_row,
+    .wino_w = wino_w,
+    .wino_in = wino_in,
+    .wino_out = wino_out,
 };

@@ -1,15 +1,19 @@
 /* Convolution 3 x 3, stride 1, by Winograd's F(4x4, 3x3) in f32: 36 products for 16 outputs instead of 144.
  *
- * y = A^T [(G g G^T) . (B^T d B)] A for each 6 x 6 tile d of the input (Lavin and Gray, arXiv:1509.09308), summed over input channels
- * before the last transform. The points are 0, +-5/8, +-3/2 and infinity: the squares are exact in f32 and the
- * transforms well conditioned. Measured against f64 on 320 channels (relative L2): 1.5e-6, with the usual points 0, +-1, +-2 3.3e-6, and
- * 1.0e-6 for the plain sum in ascending order.
+ * y = A^T [(G g G^T) . (B^T d B)] A for each 6 x 6 tile d of the input (Lavin and Gray, arXiv:1509.09308), summed over
+ * input channels before the last transform. The points are 0, +-5/8, +-3/2 and infinity: the squares are exact in f32
+ * and the transforms well conditioned. Measured against f64 on 320 channels (relative L2): 1.5e-6, with the usual
+ * points 0, +-1, +-2 3.3e-6, and 1.0e-6 for the plain sum in ascending order.
  *
  * How it runs, for a block of at most TILES_MAX tiles (rows of the batch counted through) at a time:
- * 1. inputs are transformed (enlarging on the way), in parallel over tiles: v[chunk of WINO_KC channels][36][tile][WINO_KC];
- * 2. in parallel over weight panels: for each chunk the panel's weights are transformed into the worker's scratch (never stored: they would
- *    take four times the memory of the plain ones, and transforming them costs a few percent), multiplied position by position, and
- *    the sums m[36][tile][nr] are transformed back and finished.
+ *
+ * 1. In parallel over tiles, inputs are transformed (enlarging on the way) to v[chunk][36][tile][WINO_KC], a chunk being
+ * WINO_KC channels.
+ *
+ * 2. In parallel over weight panels: for each chunk the panel's weights are transformed into the worker's scratch,
+ * multiplied position by position, and the sums m[36][tile][nr] are transformed back and finished. Transformed weights
+ * are never stored: they would take four times the memory of the plain ones, and transforming costs a few percent.
+ *
  * The choice of this variant depends on one row's shape alone, and no sum on the blocks, so rows do not see each other.
  */
 #include "kernels/cpu/fast.h"
@@ -86,7 +90,8 @@ static void panel_item(const struct wino *g, int64_t item, float *u)
     int64_t in = g->x.c, panel = item / g->parts, part = item % g->parts;
     int64_t left = g->tiles - g->first < g->block ? g->tiles - g->first : g->block;
     int64_t groups = (left + s->mr - 1) / s->mr, g0 = groups * part / g->parts, g1 = groups * (part + 1) / g->parts;
-    int64_t ups = (int64_t)WINO_KC * s->nr + SKEW, ps = (g1 - g0) * s->mr * s->nr + SKEW, group = (int64_t)s->mr * WINO_KC;
+    int64_t ups = (int64_t)WINO_KC * s->nr + SKEW, ps = (g1 - g0) * s->mr * s->nr + SKEW,
+            group = (int64_t)s->mr * WINO_KC;
     float *o = u + WINO_POS * ups, *m = o + 16 * s->nr;
     for (int64_t c = 0; c < g->chunks; c++) {
         int64_t from = c * WINO_KC, kc = in - from < WINO_KC ? in - from : WINO_KC;
@@ -94,7 +99,8 @@ static void panel_item(const struct wino *g, int64_t item, float *u)
         for (int64_t k = 0; k < WINO_POS; k++)
             for (int64_t j = g0; j < g1; j++) {
                 const float *v = g->v + (c * WINO_POS + k) * g->vps + j * group;
-                for (int64_t i = group; i < 2 * group; i += 16) __builtin_prefetch(v + i); /* the next tile's, from far */
+                for (int64_t i = group; i < 2 * group; i += 16)
+                    __builtin_prefetch(v + i); /* the next tile's, from far */
                 s->tile(kc, v, WINO_KC, u + k * ups, m + k * ps + (j - g0) * s->mr * s->nr, s->nr, c > 0);
             }
     }

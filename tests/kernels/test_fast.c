@@ -1,5 +1,6 @@
-/* Promises of the CPU's fast kernels that no single case shows: a row's bits depend neither on the other rows nor on the number
- * of threads; AVX2 and AVX-512 give the same bits where sums run in order; Winograd's error stays near the plain sum's. */
+/* Promises of the CPU's fast kernels that no single case shows: a row's bits depend neither on the other rows nor on
+ * the number of threads; AVX2 and AVX-512 give the same bits where sums run in order; Winograd's error stays near the
+ * plain sum's. */
 #include "kernels/cpu/fast.h"
 #include "tests/kernels/oracle.h"
 
@@ -31,12 +32,18 @@ static dl_act *out_of(struct job *j)
 
 static void call(struct dl_run *r, struct job *j)
 {
-    if (j->s && j->gemm.w) fast_gemm(r, j->s, &j->gemm);
-    else if (j->s && j->conv.w) (j->wino ? fast_wino : fast_conv)(r, j->s, &j->conv);
-    else if (j->s) fast_attn(r, j->s, &j->attn);
-    else if (j->gemm.w) dl_op_gemm(r, j->gemm);
-    else if (j->attn.heads) dl_op_attn(r, j->attn);
-    else if (j->lnorm.x.p) dl_op_lnorm(r, j->lnorm);
+    if (j->s && j->gemm.w)
+        fast_gemm(r, j->s, &j->gemm);
+    else if (j->s && j->conv.w)
+        (j->wino ? fast_wino : fast_conv)(r, j->s, &j->conv);
+    else if (j->s)
+        fast_attn(r, j->s, &j->attn);
+    else if (j->gemm.w)
+        dl_op_gemm(r, j->gemm);
+    else if (j->attn.heads)
+        dl_op_attn(r, j->attn);
+    else if (j->lnorm.x.p)
+        dl_op_lnorm(r, j->lnorm);
     else {
         struct dl_stat s = dl_op_gnorm(r, j->gnorm);
         if (j->conv.w) {
@@ -81,7 +88,8 @@ static struct job make(int op, int t)
     int pix = op == 0 ? 300 : 77;
     if (op < 2) {
         j.gemm.x = t_random(t_act(t, ROWS, 1, pix, 64, 0), 0, 1), j.gemm.y = t_act(t, ROWS, 1, pix, 176, 0);
-        j.gemm.w = t_w(t, 1, 0, 0.3, 2, (int64_t[]){op ? 352 : 176, 64}), j.gemm.e.glu = op, j.gemm.e.fn = op ? DL_GELU : 0;
+        j.gemm.w = t_w(t, 1, 0, 0.3, 2, (int64_t[]){op ? 352 : 176, 64}), j.gemm.e.glu = op,
+        j.gemm.e.fn = op ? DL_GELU : 0;
     } else if (op < 5) {
         int size = op == 2 ? 20 : 12, in = op == 3 ? 36 : 64; /* bands with remainder, implicit GEMM, small Winograd */
         j.conv.x = t_random(t_act(t, ROWS, size, size, in, 0), 0.3, 1), j.conv.y = t_act(t, ROWS, size, size, 80, 0);
@@ -94,7 +102,8 @@ static struct job make(int op, int t)
         j.lnorm.x = t_random(t_act(t, ROWS, 1, 77, 72, 0), 0.3, 1), j.lnorm.y = t_act(t, ROWS, 1, 77, 72, 0);
         j.lnorm.eps = 1e-5f;
     } else {
-        j.attn.q = t_random(t_act(t, ROWS, 1, 150, 80, 0), 0, 2), j.attn.k = t_random(t_act(t, ROWS, 1, 150, 80, 0), 0, 2);
+        j.attn.q = t_random(t_act(t, ROWS, 1, 150, 80, 0), 0, 2),
+        j.attn.k = t_random(t_act(t, ROWS, 1, 150, 80, 0), 0, 2);
         j.attn.v = t_random(t_act(t, ROWS, 1, 150, 80, 0), 0, 1), j.attn.y = t_act(t, ROWS, 1, 150, 80, 0);
         j.attn.heads = 2, j.attn.scale = 0.3f, j.attn.causal = true;
     }
@@ -148,7 +157,10 @@ static double relative(dl_act a, dl_act b)
     return sqrt(d / n);
 }
 
-static void call_attn(struct dl_run *r, void *arg) { dl_op_attn(r, *(struct dl_attn *)arg); }
+static void call_attn(struct dl_run *r, void *arg)
+{
+    dl_op_attn(r, *(struct dl_attn *)arg);
+}
 
 /* More queries and keys than any block holds, with a remainder, against the reference. */
 static void long_attention(void **state)
@@ -187,8 +199,10 @@ static void both_instruction_sets(void **state)
             run_job(&a, 2, DL_F32);
             run_job(&b, 2, DL_F32);
             dl_act x = *out_of(&a), y = *out_of(&b);
-            if (a.attn.heads) assert_true(relative(x, y) < 5e-7);
-            else assert_memory_equal(x.p, y.p, (size_t)(x.rs * ROWS * 4));
+            if (a.attn.heads)
+                assert_true(relative(x, y) < 5e-7);
+            else
+                assert_memory_equal(x.p, y.p, (size_t)(x.rs * ROWS * 4));
         }
     }
 }
@@ -223,8 +237,10 @@ static void winograd_error(void **state)
     for (int real = 0; real < 2; real++) {
         int64_t peak = r.arena.peak_bytes;
         void *mem = real ? t_mem(peak + DL_ALIGN) : NULL;
-        if (real) dl_run_bind(&r, (void *)(((uintptr_t)mem + DL_ALIGN - 1) / DL_ALIGN * DL_ALIGN), peak);
-        else dl_run_dry(&r);
+        if (real)
+            dl_run_bind(&r, (void *)(((uintptr_t)mem + DL_ALIGN - 1) / DL_ALIGN * DL_ALIGN), peak);
+        else
+            dl_run_dry(&r);
         dl_op_conv(&r, ref.conv);
         assert_int_equal(dl_run_load(&r, &rig.set, &e), 0);
         assert_int_equal(dl_run_check(&r, &e), 0);

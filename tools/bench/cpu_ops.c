@@ -2,10 +2,9 @@
  *
  *   cpu_ops [--type f32|bf16] [--rows N] [--threads N] [--reps N] [--only TEXT] [--conv auto|gemm|winograd]
  *
- * For each shape: how often a step has it, the variant that ran, the least wall and processor time of `reps` runs (wall time
- * alone says little on a shared machine), and FLOP rates from both. Between the ops the raw rate of oneDNN's matmul of
- * 2048^3 is measured in the same way. The sums at the end weigh each shape by its count.
- */
+ * For each shape: how often a step has it, the variant that ran, the least wall and processor time of `reps` runs (wall
+ * time alone says little on a shared machine), and FLOP rates from both. Between the ops the raw rate of oneDNN's
+ * matmul of 2048^3 is measured in the same way. The sums at the end weigh each shape by its count. */
 #define _GNU_SOURCE
 #include "engine/run.h"
 #include "kernels/cpu/cpu.h"
@@ -21,8 +20,8 @@
 
 enum kind { CONV, GEMM, ATTN, GNORM, LNORM };
 
-/* One shape and its count in a step. conv: a = output height and width, b in, c out, k, stride (0: enlarge). gemm: a pixels, b in, c
- * out. attn: a queries, b keys, c head size (8 heads). norms: a pixels, b channels. */
+/* One shape and its count in a step. conv: a = output height and width, b in, c out, k, stride (0: enlarge). gemm: a
+ * pixels, b in, c out. attn: a queries, b keys, c head size (8 heads). norms: a pixels, b channels. */
 struct shape {
     enum kind kind;
     int count, a, b, c, k, stride;
@@ -30,37 +29,37 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {CONV, 1, 64, 4, 320, 3, 1, 0, 0, 0},      {CONV, 7, 64, 320, 320, 3, 1, 1, 1, 0},
-    {CONV, 2, 64, 640, 320, 3, 1, 1, 1, 0},    {CONV, 1, 64, 960, 320, 3, 1, 1, 1, 0},
-    {CONV, 1, 64, 320, 4, 3, 1, 1, 0, 0},      {CONV, 1, 64, 640, 640, 3, 0, 0, 0, 0},
-    {CONV, 1, 32, 320, 320, 3, 2, 0, 0, 0},    {CONV, 1, 32, 320, 640, 3, 1, 1, 1, 0},
-    {CONV, 6, 32, 640, 640, 3, 1, 1, 1, 0},    {CONV, 1, 32, 960, 640, 3, 1, 1, 1, 0},
-    {CONV, 1, 32, 1280, 640, 3, 1, 1, 1, 0},   {CONV, 1, 32, 1920, 640, 3, 1, 1, 1, 0},
-    {CONV, 1, 32, 1280, 1280, 3, 0, 0, 0, 0},  {CONV, 1, 16, 640, 640, 3, 2, 0, 0, 0},
-    {CONV, 1, 16, 640, 1280, 3, 1, 1, 1, 0},   {CONV, 6, 16, 1280, 1280, 3, 1, 1, 1, 0},
-    {CONV, 1, 16, 1920, 1280, 3, 1, 1, 1, 0},  {CONV, 2, 16, 2560, 1280, 3, 1, 1, 1, 0},
-    {CONV, 1, 16, 1280, 1280, 3, 0, 0, 0, 0},  {CONV, 1, 8, 1280, 1280, 3, 2, 0, 0, 0},
-    {CONV, 11, 8, 1280, 1280, 3, 1, 1, 1, 0},  {CONV, 3, 8, 2560, 1280, 3, 1, 1, 1, 0},
-    {CONV, 2, 64, 640, 320, 1, 1, 0, 0, 0},    {CONV, 1, 64, 960, 320, 1, 1, 0, 0, 0},
-    {CONV, 1, 32, 320, 640, 1, 1, 0, 0, 0},    {CONV, 1, 32, 960, 640, 1, 1, 0, 0, 0},
-    {CONV, 1, 32, 1280, 640, 1, 1, 0, 0, 0},   {CONV, 1, 32, 1920, 640, 1, 1, 0, 0, 0},
-    {CONV, 1, 16, 640, 1280, 1, 1, 0, 0, 0},   {CONV, 1, 16, 1920, 1280, 1, 1, 0, 0, 0},
-    {CONV, 2, 16, 2560, 1280, 1, 1, 0, 0, 0},  {CONV, 3, 8, 2560, 1280, 1, 1, 0, 0, 0},
-    {GEMM, 25, 4096, 320, 320, 0, 0, 0, 1, 0}, {GEMM, 5, 4096, 320, 960, 0, 0, 0, 0, 0},
-    {GEMM, 5, 4096, 320, 1280, 0, 0, 0, 0, 1}, {GEMM, 5, 4096, 1280, 320, 0, 0, 0, 1, 0},
-    {GEMM, 25, 1024, 640, 640, 0, 0, 0, 1, 0}, {GEMM, 5, 1024, 640, 1920, 0, 0, 0, 0, 0},
-    {GEMM, 5, 1024, 640, 2560, 0, 0, 0, 0, 1}, {GEMM, 5, 1024, 2560, 640, 0, 0, 0, 1, 0},
+    {CONV, 1, 64, 4, 320, 3, 1, 0, 0, 0},       {CONV, 7, 64, 320, 320, 3, 1, 1, 1, 0},
+    {CONV, 2, 64, 640, 320, 3, 1, 1, 1, 0},     {CONV, 1, 64, 960, 320, 3, 1, 1, 1, 0},
+    {CONV, 1, 64, 320, 4, 3, 1, 1, 0, 0},       {CONV, 1, 64, 640, 640, 3, 0, 0, 0, 0},
+    {CONV, 1, 32, 320, 320, 3, 2, 0, 0, 0},     {CONV, 1, 32, 320, 640, 3, 1, 1, 1, 0},
+    {CONV, 6, 32, 640, 640, 3, 1, 1, 1, 0},     {CONV, 1, 32, 960, 640, 3, 1, 1, 1, 0},
+    {CONV, 1, 32, 1280, 640, 3, 1, 1, 1, 0},    {CONV, 1, 32, 1920, 640, 3, 1, 1, 1, 0},
+    {CONV, 1, 32, 1280, 1280, 3, 0, 0, 0, 0},   {CONV, 1, 16, 640, 640, 3, 2, 0, 0, 0},
+    {CONV, 1, 16, 640, 1280, 3, 1, 1, 1, 0},    {CONV, 6, 16, 1280, 1280, 3, 1, 1, 1, 0},
+    {CONV, 1, 16, 1920, 1280, 3, 1, 1, 1, 0},   {CONV, 2, 16, 2560, 1280, 3, 1, 1, 1, 0},
+    {CONV, 1, 16, 1280, 1280, 3, 0, 0, 0, 0},   {CONV, 1, 8, 1280, 1280, 3, 2, 0, 0, 0},
+    {CONV, 11, 8, 1280, 1280, 3, 1, 1, 1, 0},   {CONV, 3, 8, 2560, 1280, 3, 1, 1, 1, 0},
+    {CONV, 2, 64, 640, 320, 1, 1, 0, 0, 0},     {CONV, 1, 64, 960, 320, 1, 1, 0, 0, 0},
+    {CONV, 1, 32, 320, 640, 1, 1, 0, 0, 0},     {CONV, 1, 32, 960, 640, 1, 1, 0, 0, 0},
+    {CONV, 1, 32, 1280, 640, 1, 1, 0, 0, 0},    {CONV, 1, 32, 1920, 640, 1, 1, 0, 0, 0},
+    {CONV, 1, 16, 640, 1280, 1, 1, 0, 0, 0},    {CONV, 1, 16, 1920, 1280, 1, 1, 0, 0, 0},
+    {CONV, 2, 16, 2560, 1280, 1, 1, 0, 0, 0},   {CONV, 3, 8, 2560, 1280, 1, 1, 0, 0, 0},
+    {GEMM, 25, 4096, 320, 320, 0, 0, 0, 1, 0},  {GEMM, 5, 4096, 320, 960, 0, 0, 0, 0, 0},
+    {GEMM, 5, 4096, 320, 1280, 0, 0, 0, 0, 1},  {GEMM, 5, 4096, 1280, 320, 0, 0, 0, 1, 0},
+    {GEMM, 25, 1024, 640, 640, 0, 0, 0, 1, 0},  {GEMM, 5, 1024, 640, 1920, 0, 0, 0, 0, 0},
+    {GEMM, 5, 1024, 640, 2560, 0, 0, 0, 0, 1},  {GEMM, 5, 1024, 2560, 640, 0, 0, 0, 1, 0},
     {GEMM, 25, 256, 1280, 1280, 0, 0, 0, 1, 0}, {GEMM, 5, 256, 1280, 3840, 0, 0, 0, 0, 0},
-    {GEMM, 5, 256, 1280, 5120, 0, 0, 0, 0, 1}, {GEMM, 5, 256, 5120, 1280, 0, 0, 0, 1, 0},
-    {GEMM, 5, 64, 1280, 1280, 0, 0, 0, 1, 0},  {GEMM, 1, 64, 1280, 3840, 0, 0, 0, 0, 0},
-    {GEMM, 1, 64, 1280, 5120, 0, 0, 0, 0, 1},  {GEMM, 1, 64, 5120, 1280, 0, 0, 0, 1, 0},
-    {ATTN, 5, 4096, 4096, 40, 0, 0, 0, 0, 0},  {ATTN, 5, 1024, 1024, 80, 0, 0, 0, 0, 0},
-    {ATTN, 5, 256, 256, 160, 0, 0, 0, 0, 0},   {ATTN, 1, 64, 64, 160, 0, 0, 0, 0, 0},
-    {ATTN, 5, 4096, 77, 40, 0, 0, 0, 0, 0},    {ATTN, 5, 1024, 77, 80, 0, 0, 0, 0, 0},
-    {ATTN, 5, 256, 77, 160, 0, 0, 0, 0, 0},    {ATTN, 1, 64, 77, 160, 0, 0, 0, 0, 0},
-    {GNORM, 18, 4096, 320, 0, 0, 0, 0, 0, 0},  {GNORM, 18, 1024, 640, 0, 0, 0, 0, 0, 0},
-    {GNORM, 18, 256, 1280, 0, 0, 0, 0, 0, 0},  {LNORM, 15, 4096, 320, 0, 0, 0, 0, 0, 0},
-    {LNORM, 15, 1024, 640, 0, 0, 0, 0, 0, 0},  {LNORM, 15, 256, 1280, 0, 0, 0, 0, 0, 0},
+    {GEMM, 5, 256, 1280, 5120, 0, 0, 0, 0, 1},  {GEMM, 5, 256, 5120, 1280, 0, 0, 0, 1, 0},
+    {GEMM, 5, 64, 1280, 1280, 0, 0, 0, 1, 0},   {GEMM, 1, 64, 1280, 3840, 0, 0, 0, 0, 0},
+    {GEMM, 1, 64, 1280, 5120, 0, 0, 0, 0, 1},   {GEMM, 1, 64, 5120, 1280, 0, 0, 0, 1, 0},
+    {ATTN, 5, 4096, 4096, 40, 0, 0, 0, 0, 0},   {ATTN, 5, 1024, 1024, 80, 0, 0, 0, 0, 0},
+    {ATTN, 5, 256, 256, 160, 0, 0, 0, 0, 0},    {ATTN, 1, 64, 64, 160, 0, 0, 0, 0, 0},
+    {ATTN, 5, 4096, 77, 40, 0, 0, 0, 0, 0},     {ATTN, 5, 1024, 77, 80, 0, 0, 0, 0, 0},
+    {ATTN, 5, 256, 77, 160, 0, 0, 0, 0, 0},     {ATTN, 1, 64, 77, 160, 0, 0, 0, 0, 0},
+    {GNORM, 18, 4096, 320, 0, 0, 0, 0, 0, 0},   {GNORM, 18, 1024, 640, 0, 0, 0, 0, 0, 0},
+    {GNORM, 18, 256, 1280, 0, 0, 0, 0, 0, 0},   {LNORM, 15, 4096, 320, 0, 0, 0, 0, 0, 0},
+    {LNORM, 15, 1024, 640, 0, 0, 0, 0, 0, 0},   {LNORM, 15, 256, 1280, 0, 0, 0, 0, 0, 0},
 };
 
 struct bench {
@@ -176,7 +175,8 @@ static union args make(struct bench *b, const struct shape *s, struct dl_stat *s
         if (s->pre) {
             float *mr = owned(b, (int64_t)b->rows * 32 * 2 * 4);
             for (int i = 0; i < b->rows * 32; i++) mr[2 * i] = 0.1f, mr[2 * i + 1] = 1;
-            *stat = (struct dl_stat){mr, s->b % 32 ? 4 : 32, weight(b, 1, s->b, 0, 0), weight(b, 1, s->b, 0, 0), {0}, {0}};
+            *stat =
+                (struct dl_stat){mr, s->b % 32 ? 4 : 32, weight(b, 1, s->b, 0, 0), weight(b, 1, s->b, 0, 0), {0}, {0}};
         }
     } else if (s->kind == GEMM) {
         a.gemm = (struct dl_gemm){.x = act(b, 1, s->a, s->b), .y = act(b, 1, s->a, s->c)};
@@ -287,7 +287,10 @@ static struct timing raw_rate(const struct bench *b)
 #endif
 }
 
-static void conv_by_gemm(struct dl_run *r, const struct dl_conv *a) { fast_conv(r, simd_pick(), a); }
+static void conv_by_gemm(struct dl_run *r, const struct dl_conv *a)
+{
+    fast_conv(r, simd_pick(), a);
+}
 
 static void conv_by_winograd(struct dl_run *r, const struct dl_conv *a)
 {
@@ -318,12 +321,12 @@ static void run_all(struct bench *b)
     static const char *const name[] = {"conv", "gemm", "attn", "gnorm", "lnorm"};
     double w = 0, c = 0, f = 0;
     for (int k = 0; k < 5; k++) {
-        printf("%-6s %9.1f GFLOP %9.1f ms wall %9.1f ms cpu %8.1f GF/s %8.1f GF/s/cpu\n", name[k], flops[k] * 1e-9, wall[k],
-               cpu[k], flops[k] / fmax(wall[k], 1e-9) * 1e-6, flops[k] / fmax(cpu[k], 1e-9) * 1e-6);
+        printf("%-6s %9.1f GFLOP %9.1f ms wall %9.1f ms cpu %8.1f GF/s %8.1f GF/s/cpu\n", name[k], flops[k] * 1e-9,
+               wall[k], cpu[k], flops[k] / fmax(wall[k], 1e-9) * 1e-6, flops[k] / fmax(cpu[k], 1e-9) * 1e-6);
         w += wall[k], c += cpu[k], f += flops[k];
     }
-    printf("%-6s %9.1f GFLOP %9.1f ms wall %9.1f ms cpu %8.1f GF/s %8.1f GF/s/cpu\n", "step", f * 1e-9, w, c, f / w * 1e-6,
-           f / c * 1e-6);
+    printf("%-6s %9.1f GFLOP %9.1f ms wall %9.1f ms cpu %8.1f GF/s %8.1f GF/s/cpu\n", "step", f * 1e-9, w, c,
+           f / w * 1e-6, f / c * 1e-6);
     printf("oneDNN matmul 2048^3 %s: %.1f GF/s, %.1f GF/s/cpu; step / raw: %.2f wall, %.2f cpu\n", dl_type_name(b->t),
            raw_wall, raw_cpu, f / w * 1e-6 / raw_wall, f / c * 1e-6 / raw_cpu);
 }
@@ -336,13 +339,20 @@ int main(int argc, char **argv)
     struct dl_err e = {0};
     const char *conv = "auto";
     for (int i = 1; i + 1 < argc; i += 2) {
-        if (!strcmp(argv[i], "--type")) b.t = strcmp(argv[i + 1], "bf16") ? DL_F32 : DL_BF16;
-        else if (!strcmp(argv[i], "--rows")) b.rows = atoi(argv[i + 1]);
-        else if (!strcmp(argv[i], "--threads")) o.threads = atoi(argv[i + 1]);
-        else if (!strcmp(argv[i], "--reps")) b.reps = atoi(argv[i + 1]);
-        else if (!strcmp(argv[i], "--only")) b.only = argv[i + 1];
-        else if (!strcmp(argv[i], "--conv")) conv = argv[i + 1];
-        else give_up("unknown option; the head of cpu_ops.c lists them");
+        if (!strcmp(argv[i], "--type"))
+            b.t = strcmp(argv[i + 1], "bf16") ? DL_F32 : DL_BF16;
+        else if (!strcmp(argv[i], "--rows"))
+            b.rows = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--threads"))
+            o.threads = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--reps"))
+            b.reps = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--only"))
+            b.only = argv[i + 1];
+        else if (!strcmp(argv[i], "--conv"))
+            conv = argv[i + 1];
+        else
+            give_up("unknown option; the head of cpu_ops.c lists them");
     }
     if (cpu_open(&be, &b.ctx, &o, &e) < 0) give_up(e.msg);
     b.be = *be, b.ops = *be->ops, b.be.ops = &b.ops, b.threads = b.ctx->threads;
