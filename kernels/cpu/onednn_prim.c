@@ -18,6 +18,8 @@ typedef const dnnl_memory_desc_t *md_ref;
 
 enum { X, W, Y, S, N_MEM };
 
+typedef void set_threads_fn(int);
+
 struct prim {
     struct prim *next;
     struct prim_key key;
@@ -37,10 +39,8 @@ struct state {
     struct prim *first;
 };
 
-/* oneDNN on OpenMP asks the calling thread how many threads to use: one_thread() says one. NULL where oneDNN is built on
- * something else. */
-typedef void set_threads_fn(int);
-
+/* oneDNN on OpenMP asks the calling thread how many threads to use: one_thread() says one. NULL where oneDNN is built
+ * on something else. */
 static set_threads_fn *find_set_threads(void)
 {
     set_threads_fn *set;

@@ -7,8 +7,8 @@
  *
  * How it runs, for a block of at most TILES_MAX tiles (rows of the batch counted through) at a time:
  *
- * 1. In parallel over tiles, inputs are transformed (enlarging on the way) to v[chunk][36][tile][WINO_KC], a chunk being
- * WINO_KC channels.
+ * 1. In parallel over tiles, inputs are transformed (enlarging on the way) to v[chunk][36][tile][WINO_KC], chunks being
+ * of WINO_KC channels.
  *
  * 2. In parallel over weight panels: for each chunk the panel's weights are transformed into the worker's scratch,
  * multiplied position by position, and the sums m[36][tile][nr] are transformed back and finished. Transformed weights
