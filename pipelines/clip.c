@@ -50,7 +50,9 @@ int clip_bind(struct clip *m, const struct clip_config *c, struct bind *b, struc
     m->block = calloc((size_t)c->layers, sizeof *m->block);
     if (!m->block) return dl_fail(e, DL_ENOMEM, "no memory for a text encoder of %d blocks", c->layers);
 
-    bool level = !b->files || bind_has(b, "text_model.final_layer_norm.weight"); /* transformers 5 writes no such level */
+    /* transformers 5 writes no such level. Two tensors are looked for, so that a missing one is said to be missing. */
+    bool level = !b->files || bind_has(b, "text_model.final_layer_norm.weight") ||
+                 bind_has(b, "text_model.embeddings.token_embedding.weight");
     if (level) bind_in(b, "text_model");
     int64_t d = c->width;
     bind_w(b, &m->tokens, BIND_TABLE, "embeddings.token_embedding.weight", 2, (int64_t[]){c->vocab, d});
