@@ -66,6 +66,7 @@ static int demo(struct cli *c, void *user, char *line, struct dl_err *e)
     snprintf(path, sizeof path, "%s/demo.json", place);
     snprintf(model, sizeof model, "%s/model", place);
     a->model = model, a->layers = "all";
+    a->title = "Demo model";
     if (!a->out) a->out = "dlens-demo";
     if (!a->dtype) a->dtype = "f32"; /* the same pictures on every machine */
     if (read_demo(path, a, &ps, &root, e) == 0) {

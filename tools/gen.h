@@ -11,7 +11,7 @@
 enum { GEN_SEEDS_MAX = 4096 };
 
 struct gen_args {
-    const char *model, *out, *prompt, *prompts_file, *layers, *encoder, *size, *scheduler, *negative, *dtype, *batch, *preset;
+    const char *model, *out, *prompt, *prompts_file, *layers, *encoder, *size, *scheduler, *negative, *dtype, *batch, *preset, *title;
     const char *preset_prompt; /* taken when the command line has none */
     bool blocks;      /* `layers` counts blocks */
     bool seed_offset; /* seed + index of the prompt */
@@ -32,7 +32,7 @@ struct gen_args {
 enum {
     GEN_MODEL = CLI_OWN, GEN_OUT, GEN_PROMPT, GEN_PROMPTS, GEN_LAYERS, GEN_BLOCKS, GEN_ENCODER, GEN_STEPS, GEN_GUIDANCE, GEN_SIZE,
     GEN_SCHEDULER, GEN_NEGATIVE, GEN_NORM, GEN_NOISE, GEN_DTYPE, GEN_BATCH, GEN_PRESET, GEN_RNG, GEN_SEED, GEN_SEEDS, GEN_SEED_OFFSET,
-    GEN_TEXT, GEN_TITLES, GEN_SAVE_LATENTS, GEN_VAE_TILE,
+    GEN_TEXT, GEN_TITLES, GEN_SAVE_LATENTS, GEN_VAE_TILE, GEN_TITLE,
     GEN_OTHER, GEN_POOLED, GEN_MAX_TOKENS, GEN_UPSCALE, GEN_CLEAN_CAPTION, GEN_END
 };
 #define GEN_COMMON_OPTIONS                                                                                            \
@@ -46,6 +46,7 @@ enum {
         {"seed", required_argument, NULL, GEN_SEED}, {"seeds", required_argument, NULL, GEN_SEEDS},                   \
         {"seed-offset", no_argument, NULL, GEN_SEED_OFFSET}, {"titles", required_argument, NULL, GEN_TITLES},         \
         {"save-latents", no_argument, NULL, GEN_SAVE_LATENTS}, {"vae-tile", required_argument, NULL, GEN_VAE_TILE},   \
+        {"title", required_argument, NULL, GEN_TITLE},   \
         {"other", required_argument, NULL, GEN_OTHER}, {"pooled", required_argument, NULL, GEN_POOLED},            \
         {"max-tokens", required_argument, NULL, GEN_MAX_TOKENS}, {"upscale", required_argument, NULL, GEN_UPSCALE},      \
         {"clean-caption", required_argument, NULL, GEN_CLEAN_CAPTION}

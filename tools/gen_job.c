@@ -16,7 +16,9 @@ int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m,
     if (prompts_check(a->model, e) < 0) return dl_fail_in(e, "--model"); /* manifests and figures name it */
     if (cli_device(c, &m->be, &m->ctx, e) < 0) return -1;
     struct pipe_opts o = {.be = m->be, .ctx = m->ctx, .text = a->text};
-    return pipe_open(&m->pipe, a->model, &o, e);
+    if (pipe_open(&m->pipe, a->model, &o, e) < 0) return -1;
+    if (a->title) snprintf(m->pipe->title, sizeof m->pipe->title, "%s", a->title);
+    return 0;
 }
 
 void gen_close(struct gen_model *m)

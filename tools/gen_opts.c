@@ -29,6 +29,7 @@ const char gen_help[] =
     "What is written\n"
     "  --out DIR          folder for manifest.json, images/ and the figure; an unfinished sweep is resumed there\n"
     "  --titles MODE      layer: cells are titled by k; block: by block, as in the tutorial\n"
+    "  --title NAME       the model's name in titles (the folder's)\n"
     "  --save-latents     also write latents.safetensors\n"
     "Running\n"
     "  --device NAME      auto, cpu, cuda or cuda:N        --threads N   CPU threads (all)\n"
@@ -156,6 +157,7 @@ int gen_take(struct gen_args *a, int v, struct dl_err *e)
         if (cli_int("--vae-tile", optarg, 0, 4096, &a->vae_tile, e) < 0) return -1;
         if (a->vae_tile % 4) return dl_fail(e, DL_EUSAGE, "--vae-tile %s: expected a multiple of 4", optarg);
         break;
+    case GEN_TITLE: a->title = optarg; break;
     case GEN_OTHER:
     case GEN_POOLED:
     case GEN_MAX_TOKENS:
