@@ -64,8 +64,8 @@ static int add_json(struct prompts *ps, const char *path, int line, const char *
     if (!json_is_string(prompt)) rc = dl_fail(e, DL_EINPUT, "%s: line %d: \"prompt\" is missing or no string", path, line);
     if (neg && !json_is_string(neg) && !json_is_null(neg)) rc = dl_fail(e, DL_EINPUT, "%s: line %d: \"negative\" is no string", path, line);
     if (json_is_integer(seed) && json_integer_value(seed) >= -1) own = (uint64_t)json_integer_value(seed);
-    else if (json_is_string(seed)) rc |= prompts_seed("seed", json_string_value(seed), &own, e);
-    else if (seed && !json_is_null(seed)) rc = dl_fail(e, DL_EINPUT, "%s: line %d: \"seed\" is no whole number from -1", path, line);
+    else if (seed && !json_is_null(seed) && (!json_is_string(seed) || prompts_seed("seed", json_string_value(seed), &own, NULL) < 0))
+        rc = dl_fail(e, DL_EINPUT, "%s: line %d: \"seed\" is no whole number from -1", path, line);
     bool has_seed = seed && !json_is_null(seed);
     if (rc == 0)
         rc = prompts_add(ps, json_string_value(prompt), json_is_string(neg) ? json_string_value(neg) : negative, has_seed ? &own : seeds,
