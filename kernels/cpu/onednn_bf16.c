@@ -53,6 +53,7 @@ static int64_t in_row(const struct bf *g, int64_t b)
 
 /* Weight forms. A pack's fill needs the primitives, and they live as long as the context. */
 struct form {
+    const struct simd *s;
     const struct prim *prim[2];
     int64_t halves, parts, part, out, k; /* out: of one half */
 };
@@ -72,7 +73,12 @@ static int fill_form(struct dl_pack *p, const struct dl_w *w, void *arg, struct 
             return dl_fail(e, DL_EFAIL, "weight %s: only its shape is known, not its values", w->name);
     uint16_t *all = malloc((size_t)dl_w_count(w) * sizeof *all);
     if (!all) return dl_fail(e, DL_ENOMEM, "no memory to reorder weight %s", w->name);
-    dl_w_read(w, all, DL_BF16);
+    uint16_t *at = all;
+    for (int i = 0; i < w->n_parts; i++) {
+        int64_t n = w->part[i].rows * f->k;
+        f->s->affine(at, DL_BF16, w->part[i].file, w->part[i].t, NULL, NULL, n, DL_NONE);
+        at += n;
+    }
     int err = 0;
     for (int64_t h = 0; h < f->halves; h++)
         for (int64_t j = 0; j < f->parts && !err; j++) {
@@ -97,8 +103,8 @@ static const uint8_t *form_get(struct bf *g, struct dl_w *w, int64_t layout)
     }
     struct form *f = calloc(1, sizeof *f);
     if (f) {
-        *f = (struct form){{g->prim[0][0], g->prim[0][1]}, g->halves, g->parts, g->part, g->y->c,
-                           dl_w_count(w) / w->dim[0]};
+        *f = (struct form){g->s,    {g->prim[0][0], g->prim[0][1]}, g->halves, g->parts, g->part,
+                           g->y->c, dl_w_count(w) / w->dim[0]};
         if (!f->prim[0]) f->prim[0] = f->prim[1], f->prim[1] = NULL; /* a single, short part */
         p = dl_w_want(w, key, form_at(f, f->halves, 0), fill_form, f, free);
     }
@@ -115,7 +121,7 @@ static void bf_item(struct bf *g, int64_t item, int worker)
     int64_t n = part_n(g, part), first = b * g->block, pixels = cpu_pixels(g->y);
     int64_t m = pixels - first < g->block ? pixels - first : g->block;
     const struct prim *p = g->prim[kind_of(g, b)][tail_of(g, part)];
-    struct form f = {{g->prim[0][0], g->prim[0][1]}, g->halves, g->parts, g->part, g->y->c, 0};
+    struct form f = {g->s, {g->prim[0][0], g->prim[0][1]}, g->halves, g->parts, g->part, g->y->c, 0};
     if (!f.prim[0]) f.prim[0] = f.prim[1], f.prim[1] = NULL;
     float *sums = (float *)(void *)(g->scratch + worker * g->scratch_n), *sums2 = sums + g->sums_n;
     int64_t at = first;
