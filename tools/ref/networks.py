@@ -120,7 +120,7 @@ def main():
                 data["bf16/" + name] = ((half[name][::step] - kept).norm() / kept.norm()).reshape(1)
                 rms, error = x.pow(2).mean().sqrt(), data["bf16/" + name].item()
                 print(f"{name:50} {x.numel():8} rms {rms:.3f} bf16 {error:.2e}")
-    save_file(data, path, {"format": "pt", "made_by": "tools/ref/networks.py"})
+    save_file(data, path, {"made_by": "tools/ref/networks.py"})
 
 
 main()
