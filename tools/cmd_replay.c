@@ -1,3 +1,4 @@
+#include "lens/sha256.h"
 #include "lens/snapshot.h"
 #include "tools/gen.h"
 
@@ -60,8 +61,13 @@ static int replay(struct cli *c, void *user, char *path, struct dl_err *e)
     gen_tell_plan(c, &job, &plan, NULL);
     rc = 0;
     if (c->dry_run) goto done;
+    char id[SHA256_HEX];
+    if (sha256_file(id, snapshots, NULL, e) < 0) {
+        rc = -1;
+        goto done;
+    }
     struct replay s = {.args = a, .pipe = m.pipe, .job = &job, .file = file};
-    struct gen_run g = {.cli = c, .args = a, .pipe = m.pipe, .job = &job, .plan = &plan, .conds = load, .user = &s, .stop = cli_catch_interrupt()};
+    struct gen_run g = {.cli = c, .args = a, .pipe = m.pipe, .job = &job, .plan = &plan, .conds = load, .user = &s, .snapshots = id, .stop = cli_catch_interrupt()};
     rc = gen_run(&g, path, e);
 done:
     range_close(&r);

@@ -96,6 +96,7 @@ struct gen_run {
     const struct pipe_plan *plan;
     int (*conds)(void *user, struct lens_conds *out, struct dl_err *e);
     void *user;
+    const char *snapshots; /* SHA-256 of the file that the conditions come from; NULL: the text encoder */
     const volatile sig_atomic_t *stop;
 };
 int gen_run(struct gen_run *g, char *path, struct dl_err *e);
