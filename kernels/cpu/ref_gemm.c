@@ -90,7 +90,7 @@ static void gemm_items(void *arg, int64_t from, int64_t to, int worker)
         const float *x[TILE_M], *w[TILE_N];
         for (int i = 0; i < m; i++)
             x[i] = cpu_f32(cpu_at(&a->x, (first + i) / pixels, (first + i) % pixels), a->x.t, in,
-                           g->x + (worker * (int64_t)TILE_M + i) * in);
+                           g->x ? g->x + (worker * (int64_t)TILE_M + i) * in : NULL);
         for (int64_t c = band; c < out && c < band + BAND; c += TILE_N) {
             int n = (int)(out - c < TILE_N ? out - c : TILE_N);
             for (int j = 0; j < n; j++) w[j] = g->w + (c + j) * in;

@@ -1,9 +1,9 @@
 /* One UNet step of the full-size synthetic SD 1.5 at 64x64 latents against diffusers in float32
  * (tools/ref/full_step.py). Runs where DLENS_FULL_DIR names a folder with room for 4.3 GB: the checkpoint is made there
  * when it is absent. */
-#include "tests/parity/synth_here.h"
 
 #include "tests/parity/net.h"
+#include "tools/synth.h"
 
 #include "pipelines/unet.h"
 

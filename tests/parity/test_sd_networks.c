@@ -1,9 +1,9 @@
 /* CLIP, UNet and VAE decoder on the tiny synthetic checkpoints: every tap against PyTorch's float32 run, bf16 within
  * PyTorch's own bf16 error, and rows that do not depend on their neighbours, byte for byte. The reference values are
  * made by tools/ref/networks.py, the checkpoints here and now by the synth library. */
-#include "tests/parity/synth_here.h"
 
 #include "tests/parity/net.h"
+#include "tools/synth.h"
 
 #include "pipelines/clip.h"
 #include "pipelines/unet.h"
