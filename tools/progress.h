@@ -7,8 +7,10 @@
 struct progress {
     const struct cli *cli;
     bool terminal, shown;
-    double start, last;  /* seconds on the command's clock */
-    int64_t first;       /* images that were there before; -1 until told */
+    double start, last;  /* seconds on the command's clock: of the first call and the last line */
+    double from;         /* images at the first call, those under way in part; -1 before it */
+    int64_t ready;       /* images whose steps are done once those under way are */
+    int steps;           /* of one image */
     int64_t told;        /* images at the last plain line */
     int width;           /* of the line that is to be overwritten */
     double step_start;   /* when the step under way began; < 0 outside of steps */
