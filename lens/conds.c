@@ -3,7 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-int lens_conds_open(struct lens_conds *c, const struct lens_prompt *prompt, int n_prompts, int n_layers, struct dl_err *e)
+int lens_conds_open(struct lens_conds *c, const struct lens_prompt *prompt, int n_prompts, int n_layers,
+                    struct dl_err *e)
 {
     *c = (struct lens_conds){.n_prompts = n_prompts, .n_layers = n_layers};
     c->cond = calloc((size_t)n_prompts * (size_t)n_layers, sizeof *c->cond);

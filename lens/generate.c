@@ -89,7 +89,8 @@ static int open_group(struct making *g, int first, int n, struct dl_err *e)
     return pipe_conditions(g->p, g->group_cond, rows, e);
 }
 
-/* Noise of image i. Sequential noise runs on from layer to layer of one prompt and seed: those before are drawn and passed over. */
+/* Noise of image i. Sequential noise runs on from layer to layer of one prompt and seed: those before are drawn and
+ * passed over. */
 static int noise_of(struct making *g, int64_t i, float *out, struct dl_err *e)
 {
     const struct lens_job *job = g->job;
@@ -128,8 +129,13 @@ static int write_image(struct making *g, int64_t i, const float *latent, struct 
     char *settings = manifest_image_text(g->m, i);
     if (!settings) return dl_fail(e, DL_ENOMEM, "no memory for an image's settings");
     struct dl_png_text text[] = {{"dlens", settings}, {"prompt", g->job->prompt[g->image[i].prompt].text}};
-    struct writer_job w = {.path = manifest_path(g->m, i), .index = i, .rgb = g->rgb, .w = g->job->gen.width, .h = g->job->gen.height,
-                           .text = text, .n_text = 2};
+    struct writer_job w = {.path = manifest_path(g->m, i),
+                           .index = i,
+                           .rgb = g->rgb,
+                           .w = g->job->gen.width,
+                           .h = g->job->gen.height,
+                           .text = text,
+                           .n_text = 2};
     int rc = writer_push(g->writer, &w, e);
     free(settings);
     return rc;
@@ -185,8 +191,8 @@ static int make_all(struct making *g, struct dl_err *e)
     return 0;
 }
 
-int lens_generate(struct pipe *p, const struct lens_job *job, const struct lens_conds *c, struct manifest *m, const char *dir,
-                  const struct lens_progress *pr, struct dl_err *e)
+int lens_generate(struct pipe *p, const struct lens_job *job, const struct lens_conds *c, struct manifest *m,
+                  const char *dir, const struct lens_progress *pr, struct dl_err *e)
 {
     struct making g = {.p = p, .job = job, .conds = c, .m = m, .pr = pr, .flushed = time(NULL)};
     struct manifest_image *all = NULL;
@@ -197,7 +203,8 @@ int lens_generate(struct pipe *p, const struct lens_job *job, const struct lens_
     g.n_images = lens_images(job, &all, e);
     if (g.n_images < 0) return -1;
     g.image = all;
-    if (job->save_latents && latents_open(&g.latents, dir, job->gen.height / p->latent_factor, job->gen.width / p->latent_factor, p->latent_c, e) < 0)
+    if (job->save_latents && latents_open(&g.latents, dir, job->gen.height / p->latent_factor,
+                                          job->gen.width / p->latent_factor, p->latent_c, e) < 0)
         goto done;
     int64_t left = 0;
     for (int64_t i = 0; i < g.n_images; i++) left += wanted(&g, i);

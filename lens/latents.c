@@ -55,7 +55,9 @@ static int read_old(struct latents *l, struct dl_err *e)
     for (int64_t i = 0; i < st_file_count(f) && rc == 0; i++) {
         const struct st_tensor *t = st_file_at(f, i);
         struct entry *n = NULL;
-        if (strlen(t->name) >= NAMES_MAX || !st_need(f, t->name, DL_F32, 3, (int64_t[]){l->c, l->h, l->w}, e) || !(n = add(l, t->name, e))) rc = -1;
+        if (strlen(t->name) >= NAMES_MAX || !st_need(f, t->name, DL_F32, 3, (int64_t[]){l->c, l->h, l->w}, e) ||
+            !(n = add(l, t->name, e)))
+            rc = -1;
         else memcpy(n->data, t->data, (size_t)t->bytes);
     }
     st_close(f);
@@ -100,7 +102,8 @@ int latents_flush(struct latents *l, struct dl_err *e)
     struct st_tensor *t = calloc((size_t)l->n, sizeof *t);
     if (!t) return dl_fail(e, DL_ENOMEM, "%s: no memory", l->path);
     for (int64_t i = 0; i < l->n; i++)
-        t[i] = (struct st_tensor){.name = l->entry[i].key, .t = DL_F32, .nd = 3, .dim = {l->c, l->h, l->w}, .data = l->entry[i].data};
+        t[i] = (struct st_tensor){
+            .name = l->entry[i].key, .t = DL_F32, .nd = 3, .dim = {l->c, l->h, l->w}, .data = l->entry[i].data};
     int rc = st_write(l->path, t, l->n, NULL, 0, e);
     free(t);
     if (rc == 0) l->changed = false;

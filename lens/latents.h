@@ -1,7 +1,7 @@
 /* latents.h: latents.safetensors, the final latents of a sweep's images.
  *
- * Key p000.s17.k05 (names.h), f32 [c][h][w] as diffusers has them: the scheduler's last output, before the VAE's scaling. The
- * file is rewritten as a whole, so it is always complete; what it held when a sweep is resumed is kept.
+ * Key p000.s17.k05 (names.h), f32 [c][h][w] as diffusers has them: the scheduler's last output, before the VAE's
+ * scaling. The file is rewritten as a whole, so it is always complete; what it held when a sweep is resumed is kept.
  */
 #ifndef LENS_LATENTS_H
 #define LENS_LATENTS_H

@@ -43,8 +43,10 @@ struct lens_text {
 
 /* Runs the encoders over all prompts and distinct negatives; lens_conds_close frees. */
 int lens_encode(struct pipe *p, const struct lens_text *t, struct lens_conds *c, struct dl_err *e);
-/* Sets up *c for these prompts without conditions: negatives are told apart and numbered. Where conditions come from a file. */
-int lens_conds_open(struct lens_conds *c, const struct lens_prompt *prompt, int n_prompts, int n_layers, struct dl_err *e);
+/* Sets up *c for these prompts without conditions: negatives are told apart and numbered. Where conditions come from a
+ * file. */
+int lens_conds_open(struct lens_conds *c, const struct lens_prompt *prompt, int n_prompts, int n_layers,
+                    struct dl_err *e);
 void lens_conds_close(struct lens_conds *c);
 /* The text of negative number i. */
 const char *lens_negative(const struct lens_conds *c, const struct lens_prompt *prompt, int i);
@@ -73,13 +75,13 @@ struct lens_progress {
     const volatile sig_atomic_t *stop;
 };
 
-/* Makes every image of the manifest that is not done yet, in its order (prompt, seed, layer as lens_images lists them), and
- * writes it. lens_plan must have been called. `dir` receives latents.safetensors with save_latents. */
-int lens_generate(struct pipe *p, const struct lens_job *job, const struct lens_conds *c, struct manifest *m, const char *dir,
-                  const struct lens_progress *pr, struct dl_err *e);
+/* Makes every image of the manifest that is not done yet, in its order (prompt, seed, layer as lens_images lists them),
+ * and writes it. lens_plan must have been called. `dir` receives latents.safetensors with save_latents. */
+int lens_generate(struct pipe *p, const struct lens_job *job, const struct lens_conds *c, struct manifest *m,
+                  const char *dir, const struct lens_progress *pr, struct dl_err *e);
 
-/* The images of a job in the order of computing, for manifest_open: prompts, then seeds, then layers. *out is owned by the
- * caller; the count is returned, or < 0. */
+/* The images of a job in the order of computing, for manifest_open: prompts, then seeds, then layers. *out is owned by
+ * the caller; the count is returned, or < 0. */
 int64_t lens_images(const struct lens_job *job, struct manifest_image **out, struct dl_err *e);
 
 #endif

@@ -39,8 +39,10 @@ static int add_weights(struct text *t, const struct st_set *s, struct dl_err *e)
     for (int64_t i = 0; i < st_set_count(s); i++) {
         const struct st_tensor *w = st_set_at(s, i);
         int64_t n = w->bytes < 64 ? w->bytes : 64, from = (w->bytes - n) / 2;
-        if (append(t, w->name, (int64_t)strlen(w->name) + 1, e) < 0 || append(t, w->dtype, (int64_t)strlen(w->dtype), e) < 0 ||
-            append(t, w->dim, w->nd * (int64_t)sizeof *w->dim, e) < 0 || append(t, (const uint8_t *)w->data + from, n, e) < 0)
+        if (append(t, w->name, (int64_t)strlen(w->name) + 1, e) < 0 ||
+            append(t, w->dtype, (int64_t)strlen(w->dtype), e) < 0 ||
+            append(t, w->dim, w->nd * (int64_t)sizeof *w->dim, e) < 0 ||
+            append(t, (const uint8_t *)w->data + from, n, e) < 0)
             return -1;
     }
     return 0;
@@ -48,7 +50,8 @@ static int add_weights(struct text *t, const struct st_set *s, struct dl_err *e)
 
 int model_fingerprint(const struct model_dir *m, char hex[SHA256_HEX], struct dl_err *e)
 {
-    static const char *const files[] = {"config.json", "scheduler_config.json", "vocab.json", "merges.txt", "tokenizer_config.json"};
+    static const char *const files[] = {"config.json", "scheduler_config.json", "vocab.json", "merges.txt",
+                                        "tokenizer_config.json"};
     static const char *const weighted[] = {"text_encoder", "text_encoder_2", "unet", "transformer", "vae"};
     struct text t = {0};
     int rc = 0;

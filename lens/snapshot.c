@@ -41,7 +41,9 @@ static char *prompts_json(const struct lens_prompt *prompt, int n)
         char digits[24];
         snprintf(digits, sizeof digits, "%" PRIu64, prompt[i].seeds[0]);
         if (prompt[i].own_seed)
-            json_object_set_new(o, "seed", prompt[i].seeds[0] >> 53 ? json_string(digits) : json_integer((json_int_t)prompt[i].seeds[0]));
+            json_object_set_new(o, "seed",
+                                prompt[i].seeds[0] >> 53 ? json_string(digits)
+                                                         : json_integer((json_int_t)prompt[i].seeds[0]));
         json_array_append_new(list, o);
     }
     char *text = json_dumps(list, JSON_COMPACT);
@@ -49,8 +51,8 @@ static char *prompts_json(const struct lens_prompt *prompt, int n)
     return text;
 }
 
-int snapshot_create(struct snapshot_writer **out, const char *path, const struct pipe *p, const struct lens_prompt *prompt,
-                    const struct lens_conds *c, const char *model, struct dl_err *e)
+int snapshot_create(struct snapshot_writer **out, const char *path, const struct pipe *p,
+                    const struct lens_prompt *prompt, const struct lens_conds *c, const char *model, struct dl_err *e)
 {
     int64_t n = (int64_t)(c->n_prompts + c->n_negatives) * p->n_encoders * KEYS, at = 0;
     struct snapshot_writer *w = *out = calloc(1, sizeof *w);
@@ -67,7 +69,11 @@ int snapshot_create(struct snapshot_writer **out, const char *path, const struct
             for (int m = 0; m < KEYS; m++, at++) {
                 const struct pipe_encoder *enc = &p->encoder[q];
                 key_of(key[at], i, owner, c->n_negatives == 1, enc->folder, what[m]);
-                t[at] = (struct st_tensor){.name = key[at], .t = m < 2 ? DL_I64 : DL_F32, .nd = m < 2 ? 1 : m == 2 ? 3 : 2};
+                t[at] = (struct st_tensor){.name = key[at],
+                                           .t = m < 2 ? DL_I64 : DL_F32,
+                                           .nd = m < 2    ? 1
+                                                 : m == 2 ? 3
+                                                          : 2};
                 int64_t dim[3] = {enc->blocks + 1, enc->tokens, enc->width};
                 memcpy(t[at].dim, m < 2 ? dim + 1 : m == 2 ? dim : dim + 1, (size_t)t[at].nd * sizeof *dim);
             }
@@ -93,8 +99,10 @@ int snapshot_add(void *user, int i, const char *text, const struct text_states s
     (void)i, (void)text; /* the order is the header's */
     for (int q = 0; q < PIPE_ENCODERS && st[q].hidden; q++) {
         int64_t state = (int64_t)st[q].tokens * st[q].width * (int64_t)sizeof(float);
-        if (add_wide(w->st, st[q].ids, st[q].tokens, false, e) < 0 || add_wide(w->st, st[q].mask, st[q].tokens, true, e) < 0 ||
-            st_writer_add(w->st, st[q].hidden, (st[q].blocks + 1) * state, e) < 0 || st_writer_add(w->st, st[q].final, state, e) < 0)
+        if (add_wide(w->st, st[q].ids, st[q].tokens, false, e) < 0 ||
+            add_wide(w->st, st[q].mask, st[q].tokens, true, e) < 0 ||
+            st_writer_add(w->st, st[q].hidden, (st[q].blocks + 1) * state, e) < 0 ||
+            st_writer_add(w->st, st[q].final, state, e) < 0)
             return -1;
     }
     return 0;
@@ -142,7 +150,8 @@ int snapshot_open(struct snapshot **out, const char *path, struct dl_err *e)
     if (text) s->prompts = json_loads(text, 0, NULL);
     while (has_prompt(s->f, s->n)) s->n++;
     if (s->n) return 0;
-    dl_fail(e, DL_EINPUT, "%s: no tensors of a prompt (p000.text_encoder.hidden_states); dlens encode writes such files", path);
+    dl_fail(e, DL_EINPUT,
+            "%s: no tensors of a prompt (p000.text_encoder.hidden_states); dlens encode writes such files", path);
 fail:
     snapshot_close(s);
     *out = NULL;
@@ -182,7 +191,8 @@ bool snapshot_seed(const struct snapshot *s, int i, uint64_t *seed)
 static bool has_key(const struct snapshot *s, const char *key) { return st_find(s->f, key) != NULL; }
 
 /* All states of one text as the encoder would have given them. prefix: "p000." or "negative." */
-static int read_states(const struct snapshot *s, const struct pipe *p, const char *prefix, struct text_states st[PIPE_ENCODERS], struct dl_err *e)
+static int read_states(const struct snapshot *s, const struct pipe *p, const char *prefix,
+                       struct text_states st[PIPE_ENCODERS], struct dl_err *e)
 {
     for (int q = 0; q < p->n_encoders; q++) {
         const struct pipe_encoder *enc = &p->encoder[q];
@@ -191,9 +201,11 @@ static int read_states(const struct snapshot *s, const struct pipe *p, const cha
         const struct st_tensor *t = st_need(s->f, key, -1, 3, (int64_t[]){enc->blocks + 1, enc->tokens, enc->width}, e);
         if (!t) return -1;
         if (t->t != DL_F32 && t->t != DL_F16 && t->t != DL_BF16)
-            return dl_fail(e, DL_EINPUT, "%s: %s is %s; hidden states are F32, F16 or BF16", st_file_path(s->f), key, t->dtype);
+            return dl_fail(e, DL_EINPUT, "%s: %s is %s; hidden states are F32, F16 or BF16", st_file_path(s->f), key,
+                           t->dtype);
         int64_t n = (int64_t)(enc->blocks + 1) * enc->tokens * enc->width;
-        st[q] = (struct text_states){.encoder = enc->folder, .blocks = enc->blocks, .tokens = enc->tokens, .width = enc->width};
+        st[q] = (struct text_states){
+            .encoder = enc->folder, .blocks = enc->blocks, .tokens = enc->tokens, .width = enc->width};
         st[q].hidden = malloc((size_t)n * sizeof(float));
         if (!st[q].hidden) return dl_fail(e, DL_ENOMEM, "%s: no memory", st_file_path(s->f));
         dl_convert(st[q].hidden, DL_F32, t->data, t->t, n);
@@ -210,16 +222,18 @@ static int read_negative(const struct snapshot *s, struct pipe *p, int owner, st
     const char *prefix = has_key(s, key) ? own : "negative.";
     snprintf(key, sizeof key, "%s%s.hidden_states", prefix, p->encoder[0].folder);
     if (!has_key(s, key))
-        return dl_fail(e, DL_EINPUT, "%s: no %s: guidance needs the negative prompt's states; store them with dlens encode, or use --guidance 1",
-                       st_file_path(s->f), key);
+        return dl_fail(
+            e, DL_EINPUT,
+            "%s: no %s: guidance needs the negative prompt's states; store them with dlens encode, or use --guidance 1",
+            st_file_path(s->f), key);
     int rc = read_states(s, p, prefix, st, e);
     if (rc == 0) rc = pipe_condition(p, st, p->encoder[0].blocks, true, c, e);
     text_states_close(st);
     return rc;
 }
 
-int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_prompt *prompt, const int *k, int n_layers, bool norm,
-                   bool guided, struct lens_conds *c, struct dl_err *e)
+int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_prompt *prompt, const int *k,
+                   int n_layers, bool norm, bool guided, struct lens_conds *c, struct dl_err *e)
 {
     int rc = lens_conds_open(c, prompt, s->n, n_layers, e);
     for (int i = 0; i < s->n && rc == 0; i++) {
@@ -227,10 +241,12 @@ int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_p
         char prefix[KEY_MAX];
         snprintf(prefix, sizeof prefix, "p%03d.", i);
         rc = read_states(s, p, prefix, st, e);
-        for (int j = 0; j < n_layers && rc == 0; j++) rc = pipe_condition(p, st, k[j], norm, &c->cond[(int64_t)i * n_layers + j], e);
+        for (int j = 0; j < n_layers && rc == 0; j++)
+            rc = pipe_condition(p, st, k[j], norm, &c->cond[(int64_t)i * n_layers + j], e);
         text_states_close(st);
     }
-    for (int i = 0; guided && i < c->n_negatives && rc == 0; i++) rc = read_negative(s, p, first_with(c, i), &c->negative[i], e);
+    for (int i = 0; guided && i < c->n_negatives && rc == 0; i++)
+        rc = read_negative(s, p, first_with(c, i), &c->negative[i], e);
     if (rc < 0) lens_conds_close(c);
     return rc;
 }

@@ -5,9 +5,9 @@
  *   p000.E.attention_mask i64 [tokens]
  *   p000.E.hidden_states  f32 [N + 1][tokens][dim], k = 0..N, before the final norm
  *   p000.E.final          f32 [tokens][dim], the last state under the final norm
- * and the same under negative.E.* for the negative prompt (p000.negative.E.* where prompts have different ones). "__metadata__"
- * has "dlens" (JSON: version, model, text mode) and "prompts" (JSON: [{"prompt": ..., "negative": ..., "seed": ...}, ...]; a seed only
- * where the prompt came with one of its own, a string of digits above 2^53).
+ * and the same under negative.E.* for the negative prompt (p000.negative.E.* where prompts have different ones).
+ * "__metadata__" has "dlens" (JSON: version, model, text mode) and "prompts" (JSON: [{"prompt": ..., "negative": ...,
+ * "seed": ...}, ...]; a seed only where the prompt came with one of its own, a string of digits above 2^53).
  *
  * Reading needs hidden_states only (f32, f16 or bf16), and the negative's when guidance is on; what else is there is
  * checked where it is used. Prompts are p000, p001, ... without gaps.
@@ -21,8 +21,8 @@ struct snapshot_writer;
 
 /* Opens a file for all prompts and the negatives of c, which must then come through snapshot_add in the order of
  * lens_encode. model: JSON text for "dlens". */
-int snapshot_create(struct snapshot_writer **w, const char *path, const struct pipe *p, const struct lens_prompt *prompt,
-                    const struct lens_conds *c, const char *model, struct dl_err *e);
+int snapshot_create(struct snapshot_writer **w, const char *path, const struct pipe *p,
+                    const struct lens_prompt *prompt, const struct lens_conds *c, const char *model, struct dl_err *e);
 /* Signature of lens_text.seen, with the writer as `user`. */
 int snapshot_add(void *w, int i, const char *text, const struct text_states st[PIPE_ENCODERS], struct dl_err *e);
 int snapshot_finish(struct snapshot_writer *w, struct dl_err *e); /* frees; the file appears now */
@@ -40,7 +40,7 @@ const char *snapshot_negative(const struct snapshot *s, int i); /* likewise */
 bool snapshot_seed(const struct snapshot *s, int i, uint64_t *seed);
 
 /* Conditions of all prompts at the layers k [n_layers]; negatives too when `guided`. Shapes must be the model's. */
-int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_prompt *prompt, const int *k, int n_layers, bool norm,
-                   bool guided, struct lens_conds *c, struct dl_err *e);
+int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_prompt *prompt, const int *k,
+                   int n_layers, bool norm, bool guided, struct lens_conds *c, struct dl_err *e);
 
 #endif

@@ -33,8 +33,8 @@ int pipe_open(struct pipe **out, const char *spec, const struct pipe_opts *o, st
     if (model_dir_open(&p->dir, spec, e) < 0) goto fail;
     p->cls = class_of(p->dir.class_name);
     if (!p->cls) {
-        dl_fail(e, DL_EINPUT, "%s/model_index.json: this is a %s; dlens runs StableDiffusionPipeline (SD 1.x and 2.x)", p->dir.path,
-                p->dir.class_name);
+        dl_fail(e, DL_EINPUT, "%s/model_index.json: this is a %s; dlens runs StableDiffusionPipeline (SD 1.x and 2.x)",
+                p->dir.path, p->dir.class_name);
         goto fail;
     }
     set_title(p);
@@ -64,7 +64,8 @@ int pipe_encode(struct pipe *p, const char *text, struct text_states st[PIPE_ENC
     return p->cls->encode(p, text, st, e);
 }
 
-int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c, struct dl_err *e)
+int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c,
+                   struct dl_err *e)
 {
     return p->cls->condition(p, st, k, norm, c, e);
 }
@@ -73,8 +74,10 @@ void pipe_drop_text(struct pipe *p) { p->cls->drop_text(p); }
 
 int pipe_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, struct dl_err *e)
 {
-    if (g->width < p->size_multiple || g->height < p->size_multiple || g->width % p->size_multiple || g->height % p->size_multiple)
-        return dl_fail(e, DL_EUSAGE, "--size %dx%d: this model needs multiples of %d", g->width, g->height, p->size_multiple);
+    if (g->width < p->size_multiple || g->height < p->size_multiple || g->width % p->size_multiple ||
+        g->height % p->size_multiple)
+        return dl_fail(e, DL_EUSAGE, "--size %dx%d: this model needs multiples of %d", g->width, g->height,
+                       p->size_multiple);
     if (g->width > PIPE_SIZE_MAX || g->height > PIPE_SIZE_MAX)
         return dl_fail(e, DL_EUSAGE, "--size %dx%d: at most %d pixels a side", g->width, g->height, PIPE_SIZE_MAX);
     return p->cls->plan(p, g, out, e);
@@ -82,7 +85,10 @@ int pipe_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, s
 
 int pipe_load(struct pipe *p, struct dl_err *e) { return p->cls->load(p, e); }
 
-int pipe_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e) { return p->cls->conditions(p, c, n, e); }
+int pipe_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e)
+{
+    return p->cls->conditions(p, c, n, e);
+}
 
 int pipe_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e)
 {
@@ -94,7 +100,8 @@ int pipe_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct 
     return p->cls->decode(p, latent, rgb, pr, e);
 }
 
-int pipe_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user, struct dl_err *e)
+int pipe_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user,
+               struct dl_err *e)
 {
     return p->cls->check(p, part, user, e);
 }

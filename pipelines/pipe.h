@@ -1,13 +1,12 @@
 /* pipe.h: what the lens needs of a product model (a checkpoint folder with its encoders, denoiser and VAE).
  *
- * A struct pipe is opened from a model folder without touching any weights: it knows the encoders, defaults and limits. Work
- * then goes in three phases, so that memory is their maximum and not their sum:
+ * A struct pipe is opened from a model folder without touching any weights: it knows the encoders, defaults and limits.
+ * Work then goes in three phases, so that memory is their maximum and not their sum:
  *
  *   text      pipe_encode: one pass of every encoder over one text, all hidden states to the host (struct text_states);
  *             pipe_condition: from states and a layer to what the denoiser is fed (struct pipe_cond); pipe_drop_text.
- *   denoise   pipe_plan: sizes, batch and memory of a generation, nothing loaded; pipe_load; then per group of conditions
- *             pipe_conditions, and per batch pipe_denoise.
- *   decode    pipe_decode: a latent to pixels.
+ *   denoise   pipe_plan: sizes, batch and memory of a generation, nothing loaded; pipe_load; then per group of
+ * conditions pipe_conditions, and per batch pipe_denoise. decode    pipe_decode: a latent to pixels.
  *
  * One implementation per product model fills struct pipe_class (sd.c). All are single-threaded from the caller's side.
  */
@@ -105,7 +104,8 @@ struct pipe_class {
     int (*conditions)(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
     int (*denoise)(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e);
     int (*decode)(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e);
-    int (*check)(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user, struct dl_err *e);
+    int (*check)(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user,
+                 struct dl_err *e);
     void (*close)(struct pipe *p);
 };
 
@@ -136,14 +136,16 @@ struct pipe_opts {
     enum text_mode text;
 };
 
-/* spec: a folder or a hub id, see model_dir.h. Fails for classes that dlens does not know, naming those that it does. */
+/* spec: a folder or a hub id, see model_dir.h. Fails for classes that dlens does not know, naming those that it does.
+ */
 int pipe_open(struct pipe **p, const char *spec, const struct pipe_opts *o, struct dl_err *e);
 void pipe_close(struct pipe *p); /* NULL is fine */
 
 /* What encoder number `encoder` is fed for a text; token_list_free. */
 int pipe_tokens(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e);
 int pipe_encode(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e);
-int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c, struct dl_err *e);
+int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c,
+                   struct dl_err *e);
 void pipe_drop_text(struct pipe *p);
 int pipe_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, struct dl_err *e);
 int pipe_load(struct pipe *p, struct dl_err *e);
@@ -154,10 +156,11 @@ int pipe_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct 
 
 /* Opens and checks the tensors of every network, going on after the first bad one; part is told of each whose files
  * could be opened. -1 with the first fault. */
-int pipe_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user, struct dl_err *e);
+int pipe_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user,
+               struct dl_err *e);
 
-/* The initial noise of one image, as torch draws it for [1][c][h][w] of the given type, in our order: out [h][w][c]. The
- * generator goes on from where it is. */
+/* The initial noise of one image, as torch draws it for [1][c][h][w] of the given type, in our order: out [h][w][c].
+ * The generator goes on from where it is. */
 int pipe_noise(const struct pipe *p, struct dl_rng *g, int width, int height, int type, float *out, struct dl_err *e);
 int64_t pipe_latent_count(const struct pipe *p, int width, int height);
 

@@ -4,7 +4,8 @@
 
 typedef int binder(struct sd *, struct bind *, struct dl_err *);
 
-static int open_net(struct pipe *p, struct sd_net *n, const char *part, struct dl_wset *set, binder *bind, struct dl_err *e)
+static int open_net(struct pipe *p, struct sd_net *n, const char *part, struct dl_wset *set, binder *bind,
+                    struct dl_err *e)
 {
     struct bind b;
     if (n->ready) return 0;
@@ -45,7 +46,8 @@ int sd_open_vae(struct pipe *p, struct dl_err *e)
     return open_net(p, &s->vae_net, "vae", &s->vae.weights, bind_vae, e);
 }
 
-static int sd_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user, struct dl_err *e)
+static int sd_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user,
+                    struct dl_err *e)
 {
     struct sd *s = p->impl;
     int rc = sd_open_clip(p, e);
@@ -85,7 +87,8 @@ static int sd_open(struct pipe *p, struct dl_err *e)
     static const char *const parts[] = {"tokenizer", "text_encoder", "unet", "vae", "scheduler"};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!model_dir_has(&p->dir, parts[i]))
-            return dl_fail(e, DL_EINPUT, "%s/model_index.json: names no %s, and a StableDiffusionPipeline needs one", p->dir.path, parts[i]);
+            return dl_fail(e, DL_EINPUT, "%s/model_index.json: names no %s, and a StableDiffusionPipeline needs one",
+                           p->dir.path, parts[i]);
     dl_run_open(&s->text_run, p->be, p->ctx, DL_F32);
     dl_run_open(&s->run, p->be, p->ctx, DL_F32);
     READ_CONFIG(clip_config_read, &s->clip_cfg, "text_encoder", "config.json");
@@ -93,10 +96,12 @@ static int sd_open(struct pipe *p, struct dl_err *e)
     READ_CONFIG(vae_config_read, &s->vae_cfg, "vae", "config.json");
     if (read_scheduler(p, e) < 0) return -1;
     if (s->unet_cfg.cross_dim != s->clip_cfg.width)
-        return dl_fail(e, DL_EINPUT, "%s: the UNet takes text of width %d, the text encoder gives %d", p->dir.path, s->unet_cfg.cross_dim,
-                       s->clip_cfg.width);
+        return dl_fail(e, DL_EINPUT, "%s: the UNet takes text of width %d, the text encoder gives %d", p->dir.path,
+                       s->unet_cfg.cross_dim, s->clip_cfg.width);
     if (s->unet_cfg.in_c != s->vae_cfg.latent_c || s->unet_cfg.out_c != s->unet_cfg.in_c)
-        return dl_fail(e, DL_EINPUT, "%s: the UNet has %d input and %d output channels where the VAE has %d latent ones; inpainting and image-to-image checkpoints cannot be run",
+        return dl_fail(e, DL_EINPUT,
+                       "%s: the UNet has %d input and %d output channels where the VAE has %d latent ones; inpainting "
+                       "and image-to-image checkpoints cannot be run",
                        p->dir.path, s->unet_cfg.in_c, s->unet_cfg.out_c, s->vae_cfg.latent_c);
 
     char *dir = model_dir_join(&p->dir, "tokenizer", NULL, e);
@@ -105,11 +110,13 @@ static int sd_open(struct pipe *p, struct dl_err *e)
     free(dir);
     if (rc < 0) return -1;
     if (clip_bpe_vocab_size(s->bpe) > s->clip_cfg.vocab)
-        return dl_fail(e, DL_EINPUT, "%s/tokenizer: %d tokens, the text encoder has embeddings for %d", p->dir.path, clip_bpe_vocab_size(s->bpe),
-                       s->clip_cfg.vocab);
-    s->tokens = clip_bpe_max_length(s->bpe) < s->clip_cfg.positions ? clip_bpe_max_length(s->bpe) : s->clip_cfg.positions;
+        return dl_fail(e, DL_EINPUT, "%s/tokenizer: %d tokens, the text encoder has embeddings for %d", p->dir.path,
+                       clip_bpe_vocab_size(s->bpe), s->clip_cfg.vocab);
+    s->tokens =
+        clip_bpe_max_length(s->bpe) < s->clip_cfg.positions ? clip_bpe_max_length(s->bpe) : s->clip_cfg.positions;
 
-    p->encoder[0] = (struct pipe_encoder){.folder = "text_encoder", .blocks = s->clip_cfg.layers, .width = s->clip_cfg.width, .tokens = s->tokens};
+    p->encoder[0] = (struct pipe_encoder){
+        .folder = "text_encoder", .blocks = s->clip_cfg.layers, .width = s->clip_cfg.width, .tokens = s->tokens};
     p->n_encoders = 1;
     p->latent_c = s->vae_cfg.latent_c, p->latent_factor = vae_factor(&s->vae_cfg);
     p->size_multiple = p->latent_factor;

@@ -1,7 +1,7 @@
 /* sd.h: Stable Diffusion 1.x and 2.x, the parts that sd_*.c share (diffusers' pipeline_stable_diffusion.py).
  *
- * One CLIP encoder, a UNet, a VAE. The text encoder runs in f32 whatever the denoiser's type: it is a thousandth of the work.
- * Latents, guidance and scheduler are f32 as well.
+ * One CLIP encoder, a UNet, a VAE. The text encoder runs in f32 whatever the denoiser's type: it is a thousandth of the
+ * work. Latents, guidance and scheduler are f32 as well.
  */
 #ifndef DL_SD_H
 #define DL_SD_H
@@ -67,7 +67,8 @@ int sd_open_vae(struct pipe *p, struct dl_err *e);
 
 int sd_tokens(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e);
 int sd_encode(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e);
-int sd_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c, struct dl_err *e);
+int sd_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c,
+                 struct dl_err *e);
 void sd_drop_text(struct pipe *p);
 /* Opens the encoder and measures it: weight and arena bytes of the text phase. */
 int sd_plan_text(struct pipe *p, struct dl_err *e);

@@ -95,7 +95,8 @@ static int read_schedule(struct pipe *p, const struct pipe_gen *g, struct dl_err
     free(path);
     if (rc < 0) return -1;
     if (c.learned_var || c.kind == SCHED_FLOW)
-        return dl_fail(e, DL_EUSAGE, "--scheduler %s: Stable Diffusion predicts noise or velocity without variance", sched_kind_name(c.kind));
+        return dl_fail(e, DL_EUSAGE, "--scheduler %s: Stable Diffusion predicts noise or velocity without variance",
+                       sched_kind_name(c.kind));
     sched_close(s->table);
     s->table = NULL;
     if (sched_plan(&s->table, &c, g->steps, 0, e) < 0) return -1;
@@ -105,7 +106,9 @@ static int read_schedule(struct pipe *p, const struct pipe_gen *g, struct dl_err
     for (int i = 0; i < s->table->n; i++) {
         times[i] = s->table->step[i].t;
         if (s->table->step[i].draws)
-            return dl_fail(e, DL_EUSAGE, "--scheduler %s: samplers that draw noise in every step run with DeepFloyd IF only", sched_kind_name(c.kind));
+            return dl_fail(e, DL_EUSAGE,
+                           "--scheduler %s: samplers that draw noise in every step run with DeepFloyd IF only",
+                           sched_kind_name(c.kind));
     }
     return 0;
 }
@@ -122,18 +125,22 @@ int sd_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, str
     if (sd_open_unet(p, e) < 0 || sd_open_vae(p, e) < 0) return -1;
 
     struct pipe_plan *pl = &s->plan;
-    *pl = (struct pipe_plan){.evaluations = s->table->n, .text_bytes = s->clip.weights.pack_bytes, .text_work_bytes = s->text_plan_bytes};
+    *pl = (struct pipe_plan){
+        .evaluations = s->table->n, .text_bytes = s->clip.weights.pack_bytes, .text_work_bytes = s->text_plan_bytes};
     int64_t vae_peak, free_bytes = p->be->free_bytes(p->ctx) - spare_bytes;
-    if (measure(s, 1, pl, e) < 0 || measure_decode(s, s->latent_h, s->latent_w, &vae_peak, &pl->decode_flops, e) < 0) return -1;
+    if (measure(s, 1, pl, e) < 0 || measure_decode(s, s->latent_h, s->latent_w, &vae_peak, &pl->decode_flops, e) < 0)
+        return -1;
     pl->denoiser_bytes = s->unet.weights.pack_bytes, pl->vae_bytes = s->vae.weights.pack_bytes;
     int64_t weights = pl->denoiser_bytes + pl->vae_bytes;
 
     int sample = s->vae_cfg.sample_size / p->latent_factor;
     pl->vae_tile = g->vae_tile > 0 ? g->vae_tile : 0;
-    if (g->vae_tile < 0 && weights + pl->keep_bytes + max64(vae_peak, pl->work_bytes) > free_bytes) pl->vae_tile = sample > 8 ? sample : 8;
+    if (g->vae_tile < 0 && weights + pl->keep_bytes + max64(vae_peak, pl->work_bytes) > free_bytes)
+        pl->vae_tile = sample > 8 ? sample : 8;
     if (pl->vae_tile && (pl->vae_tile < s->latent_h || pl->vae_tile < s->latent_w)) {
         int64_t flops;
-        int h = pl->vae_tile < s->latent_h ? pl->vae_tile : s->latent_h, w = pl->vae_tile < s->latent_w ? pl->vae_tile : s->latent_w;
+        int h = pl->vae_tile < s->latent_h ? pl->vae_tile : s->latent_h,
+            w = pl->vae_tile < s->latent_w ? pl->vae_tile : s->latent_w;
         if (measure_decode(s, h, w, &vae_peak, &flops, e) < 0) return -1;
     } else {
         pl->vae_tile = 0;
@@ -149,10 +156,11 @@ int sd_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, str
         pl->peak_bytes = max64(denoise, pl->text_bytes + pl->text_work_bytes);
         if (denoise <= free_bytes) break;
         if (g->batch || batch == 1)
-            return dl_fail(e, DL_ENOMEM, "%s: %lld MiB are needed (weights %lld, batch of %d %lld) and %lld MiB are free; try %s",
-                           p->dir.path, (long long)(denoise >> 20), (long long)(weights >> 20), batch,
-                           (long long)((pl->keep_bytes + pl->work_bytes) >> 20), (long long)(free_bytes >> 20),
-                           g->batch > 1 ? "a smaller --batch, or auto" : "a smaller --size, or a half-precision --dtype");
+            return dl_fail(
+                e, DL_ENOMEM, "%s: %lld MiB are needed (weights %lld, batch of %d %lld) and %lld MiB are free; try %s",
+                p->dir.path, (long long)(denoise >> 20), (long long)(weights >> 20), batch,
+                (long long)((pl->keep_bytes + pl->work_bytes) >> 20), (long long)(free_bytes >> 20),
+                g->batch > 1 ? "a smaller --batch, or auto" : "a smaller --size, or a half-precision --dtype");
     }
     *out = *pl;
     return 0;
@@ -163,7 +171,9 @@ int sd_load(struct pipe *p, struct dl_err *e)
     struct sd *s = p->impl;
     struct dl_run *r = &s->run;
     if (dl_run_load(r, &s->unet.weights, e) < 0 || dl_run_load(r, &s->vae.weights, e) < 0) return -1;
-    if (p->be->alloc(p->ctx, s->plan.keep_bytes, &s->keep, e) < 0 || p->be->alloc(p->ctx, s->plan.work_bytes, &s->work, e) < 0) return -1;
+    if (p->be->alloc(p->ctx, s->plan.keep_bytes, &s->keep, e) < 0 ||
+        p->be->alloc(p->ctx, s->plan.work_bytes, &s->work, e) < 0)
+        return -1;
     dl_run_bind(r, s->keep, s->plan.keep_bytes);
     lay_out(s, r, s->plan.batch);
     r->tap = p->tap, r->tap_user = p->tap_user;
@@ -264,7 +274,8 @@ static int decode_tile(void *user, int y, int x, int h, int w, float *out, struc
     int c = j->p->latent_c;
     if (stopped(j->pr, e) < 0) return -1;
     for (int v = 0; v < h; v++)
-        memcpy(j->piece + (int64_t)v * w * c, j->latent + ((int64_t)(y + v) * s->latent_w + x) * c, (size_t)w * (size_t)c * sizeof(float));
+        memcpy(j->piece + (int64_t)v * w * c, j->latent + ((int64_t)(y + v) * s->latent_w + x) * c,
+               (size_t)w * (size_t)c * sizeof(float));
     return decode_piece(j->p, j->piece, h, w, out, NULL, e);
 }
 
@@ -274,7 +285,10 @@ int sd_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pi
     if (stopped(pr, e) < 0) return -1;
     if (!s->plan.vae_tile) return decode_piece(p, latent, s->latent_h, s->latent_w, NULL, rgb, e);
     int64_t n = (int64_t)s->gen.width * s->gen.height * 3;
-    struct tile_job j = {.p = p, .latent = latent, .pr = pr, .piece = malloc((size_t)pipe_latent_count(p, s->gen.width, s->gen.height) * sizeof(float))};
+    struct tile_job j = {.p = p,
+                         .latent = latent,
+                         .pr = pr,
+                         .piece = malloc((size_t)pipe_latent_count(p, s->gen.width, s->gen.height) * sizeof(float))};
     float *image = malloc((size_t)n * sizeof *image);
     int rc = -1;
     if (!j.piece || !image) dl_fail(e, DL_ENOMEM, "no memory for an image of %d x %d", s->gen.width, s->gen.height);

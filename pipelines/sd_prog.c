@@ -54,8 +54,13 @@ void sd_prog_step(struct sd *s, const struct sd_batch *b)
     dl_act x = dl_act_hi(r, r->t, b->latents, s->latent_h, s->latent_w, s->unet_cfg.in_c);
     dl_op_sched_in(r, (struct dl_sched_in){.table = s->table, .latent = latent, .y = x, .row = b->in_row});
     unet_step(r, &s->unet, x,
-              &(struct unet_rows){.n = b->rows, .lat_row = b->lat_row, .kv_row = b->kv_row, .kv = s->kv, .kv_rows = s->conds,
-                                  .tokens = s->tokens, .table = s->steps},
+              &(struct unet_rows){.n = b->rows,
+                                  .lat_row = b->lat_row,
+                                  .kv_row = b->kv_row,
+                                  .kv = s->kv,
+                                  .kv_rows = s->conds,
+                                  .tokens = s->tokens,
+                                  .table = s->steps},
               eps);
     dl_op_sched_step(r, (struct dl_sched_step){.table = s->table, .eps = eps, .u_row = b->u_row, .c_row = b->c_row,
                                                .guidance = s->gen.guidance, .latent = latent,

@@ -101,7 +101,8 @@ fail:
     return -1;
 }
 
-int sd_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c, struct dl_err *e)
+int sd_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c,
+                 struct dl_err *e)
 {
     struct sd *s = p->impl;
     int64_t n = (int64_t)s->tokens * s->clip_cfg.width, bytes = n * (int64_t)sizeof(float);

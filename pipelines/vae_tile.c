@@ -33,9 +33,11 @@ static void blend_right(const struct tile *a, struct tile *b, int extent, int c)
         }
 }
 
-int vae_tile_run(int h, int w, int c, int tile, int f, vae_tile_decoder decode, void *user, float *image, struct dl_err *e)
+int vae_tile_run(int h, int w, int c, int tile, int f, vae_tile_decoder decode, void *user, float *image,
+                 struct dl_err *e)
 {
-    int stride = tile * 3 / 4, blend = tile * f / 4, keep = tile * f - blend, columns = (w + stride - 1) / stride, rc = -1;
+    int stride = tile * 3 / 4, blend = tile * f / 4, keep = tile * f - blend, columns = (w + stride - 1) / stride,
+        rc = -1;
     int64_t size = (int64_t)tile * f * tile * f * c;
     struct tile *row = calloc(2 * (size_t)columns, sizeof *row); /* the row above and this one */
     if (!row) return dl_fail(e, DL_ENOMEM, "no memory for VAE tiles");
@@ -58,7 +60,8 @@ int vae_tile_run(int h, int w, int c, int tile, int f, vae_tile_decoder decode, 
             int rows = least(keep, t->h), cols = least(keep, t->w);
             for (int v = 0; v < rows && y * f + v < h * f; v++) {
                 int64_t at = ((int64_t)(y * f + v) * w * f + (int64_t)x * f) * c;
-                memcpy(image + at, t->p + (int64_t)v * t->w * c, (size_t)least(cols, w * f - x * f) * (size_t)c * sizeof(float));
+                memcpy(image + at, t->p + (int64_t)v * t->w * c,
+                       (size_t)least(cols, w * f - x * f) * (size_t)c * sizeof(float));
             }
         }
     }

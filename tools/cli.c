@@ -31,9 +31,11 @@ static int bad_option(const struct cli_main *m, const char *given, struct dl_err
 {
     size_t n = strcspn(given, "=");
     int fits = 0;
-    if (optopt >= CLI_JSON) return dl_fail(e, DL_EUSAGE, "%.*s takes no value; see dlens %s --help", (int)n, given, m->command);
+    if (optopt >= CLI_JSON)
+        return dl_fail(e, DL_EUSAGE, "%.*s takes no value; see dlens %s --help", (int)n, given, m->command);
     for (const struct option *o = m->options; n > 2 && o->name; o++) fits += !strncmp(o->name, given + 2, n - 2);
-    return dl_fail(e, DL_EUSAGE, "%s: %s; see dlens %s --help", given, fits > 1 ? "could be several options" : "no such option", m->command);
+    return dl_fail(e, DL_EUSAGE, "%s: %s; see dlens %s --help", given,
+                   fits > 1 ? "could be several options" : "no such option", m->command);
 }
 
 /* Reads the next option: a command's own value, -1 at the end, 0 when it was one of every command (go on), -2 after an
@@ -72,7 +74,8 @@ static int done(struct cli *c, const char *line)
         json_object_set_new(c->result, "command", json_string(c->command));
         json_object_set_new(c->result, "seconds", json_real(cli_seconds(c)));
         json_object_set(c->result, "warnings", c->warnings);
-        if (json_dumpf(c->result, stdout, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(9)) < 0 && !ferror(stdout)) {
+        if (json_dumpf(c->result, stdout, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(9)) < 0 &&
+            !ferror(stdout)) {
             fprintf(stderr, "dlens %s: no memory for the result\n", c->command);
             return DL_ENOMEM;
         }
@@ -94,12 +97,14 @@ int cli_main(int argc, char **argv, const struct cli_main *m, void *user)
     clock_gettime(CLOCK_MONOTONIC, &c.start);
     opterr = 0, optind = 1;
     while (rc == 0 && (v = next(&c, argc, argv, m, &e)) >= 0) {
-        if (v == CLI_FILE && files++ == m->max_files) rc = dl_fail(&e, DL_EUSAGE, "%s: unexpected; see dlens %s --help", optarg, m->command);
+        if (v == CLI_FILE && files++ == m->max_files)
+            rc = dl_fail(&e, DL_EUSAGE, "%s: unexpected; see dlens %s --help", optarg, m->command);
         else if (v) rc = m->take(user, v, &e);
     }
     for (; rc == 0 && v == -1 && optind < argc; optind++) { /* behind "--" */
         optarg = argv[optind];
-        rc = files++ == m->max_files ? dl_fail(&e, DL_EUSAGE, "%s: unexpected; see dlens %s --help", optarg, m->command) : m->take(user, CLI_FILE, &e);
+        rc = files++ == m->max_files ? dl_fail(&e, DL_EUSAGE, "%s: unexpected; see dlens %s --help", optarg, m->command)
+                                     : m->take(user, CLI_FILE, &e);
     }
     if (rc == 0 && v == -1 && c.dry_run && m->no_dry_run)
         rc = dl_fail(&e, DL_EUSAGE, "--dry-run: dlens %s has no plan to show", m->command);
@@ -138,7 +143,9 @@ static int utf8_bytes(const unsigned char *s)
     int n = *s < 0x80 ? 1 : *s >= 0xc2 && *s < 0xe0 ? 2 : *s >= 0xe0 && *s < 0xf0 ? 3 : *s >= 0xf0 && *s < 0xf5 ? 4 : 0;
     for (int i = 1; i < n; i++)
         if ((s[i] & 0xc0) != 0x80) return 0;
-    if ((*s == 0xe0 && s[1] < 0xa0) || (*s == 0xed && s[1] >= 0xa0) || (*s == 0xf0 && s[1] < 0x90) || (*s == 0xf4 && s[1] >= 0x90)) return 0;
+    if ((*s == 0xe0 && s[1] < 0xa0) || (*s == 0xed && s[1] >= 0xa0) || (*s == 0xf0 && s[1] < 0x90) ||
+        (*s == 0xf4 && s[1] >= 0x90))
+        return 0;
     return n;
 }
 
@@ -177,7 +184,8 @@ int64_t cli_peak_rss(void)
 int cli_device(const struct cli *c, const struct dl_backend **be, struct dl_ctx **ctx, struct dl_err *e)
 {
     if (!strncmp(c->device, "cuda", 4) && (!c->device[4] || c->device[4] == ':'))
-        return dl_fail(e, DL_ENOMEM, "--device %s: this dlens was built without a CUDA backend; use --device cpu", c->device);
+        return dl_fail(e, DL_ENOMEM, "--device %s: this dlens was built without a CUDA backend; use --device cpu",
+                       c->device);
     if (strcmp(c->device, "auto") && strcmp(c->device, "cpu"))
         return dl_fail(e, DL_EUSAGE, "--device %s: known are auto, cpu, cuda and cuda:N", c->device);
     return cpu_open(be, ctx, &(struct dl_cpu_opts){.threads = c->threads}, e);
@@ -209,7 +217,8 @@ int cli_int(const char *option, const char *text, int64_t min, int64_t max, int6
     errno = 0;
     long long v = strtoll(text, &end, 10);
     if (!*text || *end || errno || v < min || v > max)
-        return dl_fail(e, DL_EUSAGE, "%s %s: expected a whole number from %lld to %lld", option, text, (long long)min, (long long)max);
+        return dl_fail(e, DL_EUSAGE, "%s %s: expected a whole number from %lld to %lld", option, text, (long long)min,
+                       (long long)max);
     *out = v;
     return 0;
 }

@@ -51,24 +51,28 @@ static int encode(struct cli *c, void *user, char *line, struct dl_err *e)
     char *model = NULL;
     int rc = -1;
     if (!a->out && !c->dry_run) return dl_fail(e, DL_EUSAGE, "--out FILE.safetensors is needed");
-    if (gen_prompts(a, &ps, e) < 0 || gen_open(c, a, &m, e) < 0 || lens_conds_open(&order, ps.p, ps.n, 0, e) < 0) goto done;
+    if (gen_prompts(a, &ps, e) < 0 || gen_open(c, a, &m, e) < 0 || lens_conds_open(&order, ps.p, ps.n, 0, e) < 0)
+        goto done;
     const struct pipe_encoder *enc = &m.pipe->encoder[0];
-    int64_t bytes = (int64_t)(order.n_prompts + order.n_negatives) * (enc->blocks + 2) * enc->tokens * enc->width * (int64_t)sizeof(float);
+    int64_t bytes = (int64_t)(order.n_prompts + order.n_negatives) * (enc->blocks + 2) * enc->tokens * enc->width *
+                    (int64_t)sizeof(float);
     char size[32];
-    cli_say(c, "plan: %d prompt%s and %d negative%s, %d states of %d x %d each: %s", ps.n, ps.n == 1 ? "" : "s", order.n_negatives,
-            order.n_negatives == 1 ? "" : "s", enc->blocks + 1, enc->tokens, enc->width, cli_bytes(size, bytes));
+    cli_say(c, "plan: %d prompt%s and %d negative%s, %d states of %d x %d each: %s", ps.n, ps.n == 1 ? "" : "s",
+            order.n_negatives, order.n_negatives == 1 ? "" : "s", enc->blocks + 1, enc->tokens, enc->width,
+            cli_bytes(size, bytes));
     json_object_set_new(c->result, "prompts", json_integer(ps.n));
     if (c->dry_run) {
         rc = 0;
         goto done;
     }
-    json_t *id = json_pack("{s:s, s:s, s:s, s:s}", "version", DLENS_VERSION, "model", m.pipe->dir.spec, "class", m.pipe->dir.class_name, "text",
-                           a->text == TEXT_HF4 ? "hf4" : "hf5");
+    json_t *id = json_pack("{s:s, s:s, s:s, s:s}", "version", DLENS_VERSION, "model", m.pipe->dir.spec, "class",
+                           m.pipe->dir.class_name, "text", a->text == TEXT_HF4 ? "hf4" : "hf5");
     model = id ? json_dumps(id, JSON_COMPACT) : NULL;
     json_decref(id);
     if (!model) dl_fail(e, DL_ENOMEM, "no memory for metadata");
     if (!model || snapshot_create(&s.w, a->out, m.pipe, ps.p, &order, model, e) < 0) goto done;
-    struct lens_text t = {.prompt = ps.p, .n_prompts = ps.n, .norm = true, .seen = seen, .user = &s, .stop = cli_catch_interrupt()};
+    struct lens_text t = {
+        .prompt = ps.p, .n_prompts = ps.n, .norm = true, .seen = seen, .user = &s, .stop = cli_catch_interrupt()};
     rc = lens_encode(m.pipe, &t, &unused, e);
     if (rc < 0) snapshot_drop(s.w);
     else rc = snapshot_finish(s.w, e);
@@ -89,5 +93,7 @@ int cmd_encode(int argc, char **argv)
 {
     struct gen_args a;
     gen_defaults(&a);
-    return cli_main(argc, argv, &(struct cli_main){.command = "encode", .help = help, .options = options, .take = take, .run = encode}, &a);
+    return cli_main(
+        argc, argv,
+        &(struct cli_main){.command = "encode", .help = help, .options = options, .take = take, .run = encode}, &a);
 }

@@ -79,7 +79,8 @@ static int figure(struct cli *c, void *user, char *line, struct dl_err *e)
     char path[4096];
     snprintf(path, sizeof path, "%s/manifest.json", a->dir);
     if (access(path, F_OK) < 0)
-        return dl_fail(e, DL_EINPUT, "%s: no folder with a manifest.json; dlens sweep and dlens replay make such folders", a->dir);
+        return dl_fail(e, DL_EINPUT,
+                       "%s: no folder with a manifest.json; dlens sweep and dlens replay make such folders", a->dir);
     if (manifest_read(&d, a->dir, e) < 0) return -1;
     int rc = figure_sweep(a->dir, &d, &a->o, one_made, &m, e);
     manifest_doc_close(&d);
@@ -90,5 +91,12 @@ int cmd_figure(int argc, char **argv)
 {
     struct figure_args a = {0};
     return cli_main(argc, argv,
-                    &(struct cli_main){.command = "figure", .help = help, .options = options, .no_dry_run = true, .max_files = 1, .take = take, .run = figure}, &a);
+                    &(struct cli_main){.command = "figure",
+                                       .help = help,
+                                       .options = options,
+                                       .no_dry_run = true,
+                                       .max_files = 1,
+                                       .take = take,
+                                       .run = figure},
+                    &a);
 }

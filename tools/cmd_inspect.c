@@ -36,7 +36,8 @@ static const char *const fault_name[] = {"missing", "mis-shaped", "wrong type", 
 static void fault(void *user, enum bind_fault f, const char *name, const char *text)
 {
     struct inspect *i = user;
-    json_array_append_new(i->faults, json_pack("{s:s, s:s, s:s}", "fault", fault_name[f], "tensor", name, "text", text));
+    json_array_append_new(i->faults,
+                          json_pack("{s:s, s:s, s:s}", "fault", fault_name[f], "tensor", name, "text", text));
     if (!i->cli->json && i->told++ < FAULTS_TOLD) printf("  %s: %s: %s\n", fault_name[f], name, text);
 }
 
@@ -52,22 +53,28 @@ static void part(void *user, const char *name, const struct st_set *files)
         params += n, bytes += t->bytes, types[t->t]++;
     }
     for (int t = 0; t < DL_NTYPES; t++)
-        if (types[t]) snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", *list ? ", " : "", dl_type_name(t));
+        if (types[t])
+            snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", *list ? ", " : "", dl_type_name(t));
     const char *cls = model_dir_class(&i->pipe->dir, name);
-    json_array_append_new(i->parts, json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:i}", "name", name, "class", cls ? cls : "", "tensors", (json_int_t)st_set_count(files),
-                                              "parameters", (json_int_t)params, "bytes", (json_int_t)bytes, "types", list, "files", st_set_file_count(files)));
+    json_array_append_new(i->parts,
+                          json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:i}", "name", name, "class", cls ? cls : "",
+                                    "tensors", (json_int_t)st_set_count(files), "parameters", (json_int_t)params,
+                                    "bytes", (json_int_t)bytes, "types", list, "files", st_set_file_count(files)));
     if (!i->cli->json)
-        printf("%-16s %-24s %5" PRId64 " tensors %12" PRId64 " parameters  %9s %s in %d file%s\n", name, cls ? cls : "", st_set_count(files), params,
-               cli_bytes(a, bytes), list, st_set_file_count(files), st_set_file_count(files) == 1 ? "" : "s");
+        printf("%-16s %-24s %5" PRId64 " tensors %12" PRId64 " parameters  %9s %s in %d file%s\n", name, cls ? cls : "",
+               st_set_count(files), params, cli_bytes(a, bytes), list, st_set_file_count(files),
+               st_set_file_count(files) == 1 ? "" : "s");
 }
 
-/* The layers under the names that other programs give them. diffusers' clip_skip = s feeds the state s blocks before the last one;
- * stable-diffusion.cpp and ComfyUI count the last as 1 and -1. */
+/* The layers under the names that other programs give them. diffusers' clip_skip = s feeds the state s blocks before
+ * the last one; stable-diffusion.cpp and ComfyUI count the last as 1 and -1. */
 static void aliases(const struct pipe *p)
 {
     int n = p->encoder[0].blocks;
-    printf("\nlayers of %s: k is the position in hidden_states; the norm is applied to every one\n", p->encoder[0].folder);
-    printf("  %4s  %14s  %9s  %20s  %22s  %s\n", "k", "tutorial block", "diffusers", "stable-diffusion.cpp", "ComfyUI", "");
+    printf("\nlayers of %s: k is the position in hidden_states; the norm is applied to every one\n",
+           p->encoder[0].folder);
+    printf("  %4s  %14s  %9s  %20s  %22s  %s\n", "k", "tutorial block", "diffusers", "stable-diffusion.cpp", "ComfyUI",
+           "");
     for (int k = 0; k <= n; k++) {
         char block[16] = "-", skip[32] = "-", sd[32] = "-", comfy[40] = "-";
         if (k > 0) {
@@ -76,7 +83,10 @@ static void aliases(const struct pipe *p)
             snprintf(sd, sizeof sd, "clip-skip %d", n - k + 1);
             snprintf(comfy, sizeof comfy, "stop_at_clip_layer %d", k - n - 1);
         }
-        printf("  %4d  %14s  %9s  %20s  %22s  %s\n", k, block, skip, sd, comfy, k == 0 ? "embeddings" : k == n ? "the ordinary image" : "");
+        printf("  %4d  %14s  %9s  %20s  %22s  %s\n", k, block, skip, sd, comfy,
+               k == 0   ? "embeddings"
+               : k == n ? "the ordinary image"
+                        : "");
     }
 }
 
@@ -105,7 +115,8 @@ static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
     if (!c->json && i.told > FAULTS_TOLD) printf("  and %d more (--json lists all)\n", i.told - FAULTS_TOLD);
     if (rc < 0) goto done;
     if (!c->json) aliases(m.pipe);
-    if (prompts_add(&ps, "", NULL, a->seeds, a->n_seeds, e) < 0 || gen_job(a, m.pipe, &ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0)
+    if (prompts_add(&ps, "", NULL, a->seeds, a->n_seeds, e) < 0 || gen_job(a, m.pipe, &ps, &r, &job, e) < 0 ||
+        lens_plan(m.pipe, &job, &plan, e) < 0)
         rc = -1;
     else {
         if (!c->json) printf("\na sweep over %d layers:\n", r.n);
@@ -130,6 +141,9 @@ int cmd_inspect(int argc, char **argv)
 {
     struct gen_args a;
     gen_defaults(&a);
-    return cli_main(argc, argv,
-                    &(struct cli_main){.command = "inspect", .help = help, .options = options, .max_files = 1, .take = take, .run = inspect_run}, &a);
+    return cli_main(
+        argc, argv,
+        &(struct cli_main){
+            .command = "inspect", .help = help, .options = options, .max_files = 1, .take = take, .run = inspect_run},
+        &a);
 }

@@ -17,7 +17,8 @@ static const char help_head[] =
     "\n";
 
 enum { SNAPSHOTS = GEN_END };
-static const struct option options[] = {CLI_OPTIONS, GEN_COMMON_OPTIONS, {"snapshots", required_argument, NULL, SNAPSHOTS}, {0}};
+static const struct option options[] = {
+    CLI_OPTIONS, GEN_COMMON_OPTIONS, {"snapshots", required_argument, NULL, SNAPSHOTS}, {0}};
 
 struct replay_args {
     struct gen_args gen;
@@ -34,7 +35,8 @@ struct replay {
 static int load(void *user, struct lens_conds *c, struct dl_err *e)
 {
     struct replay *r = user;
-    return snapshot_conds(r->file, r->pipe, r->job->prompt, r->job->k, r->job->n_layers, r->args->norm, r->job->gen.guidance > 1, c, e);
+    return snapshot_conds(r->file, r->pipe, r->job->prompt, r->job->k, r->job->n_layers, r->args->norm,
+                          r->job->gen.guidance > 1, c, e);
 }
 
 static int replay(struct cli *c, void *user, char *path, struct dl_err *e)
@@ -49,15 +51,19 @@ static int replay(struct cli *c, void *user, char *path, struct dl_err *e)
     struct snapshot *file = NULL;
     int rc = -1;
     if (!snapshots) return dl_fail(e, DL_EUSAGE, "--snapshots FILE is needed: hidden states from dlens encode");
-    if (!a->out && !c->dry_run) return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
+    if (!a->out && !c->dry_run)
+        return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
     if (snapshot_open(&file, snapshots, e) < 0) goto done;
     for (int i = 0; i < snapshot_prompts(file); i++) {
         uint64_t own;
         bool has_own = snapshot_seed(file, i, &own);
-        if (prompts_add(&ps, snapshot_text(file, i), snapshot_negative(file, i), has_own ? &own : a->seeds, has_own ? 1 : a->n_seeds, e) < 0) goto done;
+        if (prompts_add(&ps, snapshot_text(file, i), snapshot_negative(file, i), has_own ? &own : a->seeds,
+                        has_own ? 1 : a->n_seeds, e) < 0)
+            goto done;
         if (has_own) ps.p[i].seeds[0] = own, ps.p[i].own_seed = true; /* never offset */
     }
-    if (gen_open(c, a, &m, e) < 0 || gen_job(a, m.pipe, &ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0) goto done;
+    if (gen_open(c, a, &m, e) < 0 || gen_job(a, m.pipe, &ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0)
+        goto done;
     gen_tell_plan(c, &job, &plan, NULL);
     rc = 0;
     if (c->dry_run) goto done;
@@ -67,7 +73,15 @@ static int replay(struct cli *c, void *user, char *path, struct dl_err *e)
         goto done;
     }
     struct replay s = {.args = a, .pipe = m.pipe, .job = &job, .file = file};
-    struct gen_run g = {.cli = c, .args = a, .pipe = m.pipe, .job = &job, .plan = &plan, .conds = load, .user = &s, .snapshots = id, .stop = cli_catch_interrupt()};
+    struct gen_run g = {.cli = c,
+                        .args = a,
+                        .pipe = m.pipe,
+                        .job = &job,
+                        .plan = &plan,
+                        .conds = load,
+                        .user = &s,
+                        .snapshots = id,
+                        .stop = cli_catch_interrupt()};
     rc = gen_run(&g, path, e);
 done:
     range_close(&r);
@@ -91,5 +105,7 @@ int cmd_replay(int argc, char **argv)
     char help[8192];
     snprintf(help, sizeof help, "%s%s", help_head, gen_help);
     gen_defaults(&a.gen);
-    return cli_main(argc, argv, &(struct cli_main){.command = "replay", .help = help, .options = options, .take = take, .run = replay}, &a);
+    return cli_main(
+        argc, argv,
+        &(struct cli_main){.command = "replay", .help = help, .options = options, .take = take, .run = replay}, &a);
 }

@@ -39,8 +39,14 @@ static int seen(void *user, int i, const char *text, const struct text_states st
 static int encode(void *user, struct lens_conds *c, struct dl_err *e)
 {
     struct sweep *s = user;
-    struct lens_text t = {.prompt = s->job->prompt, .n_prompts = s->job->n_prompts, .k = s->job->k, .n_layers = s->job->n_layers,
-                          .norm = s->args->norm, .seen = seen, .user = s, .stop = s->stop};
+    struct lens_text t = {.prompt = s->job->prompt,
+                          .n_prompts = s->job->n_prompts,
+                          .k = s->job->k,
+                          .n_layers = s->job->n_layers,
+                          .norm = s->args->norm,
+                          .seen = seen,
+                          .user = s,
+                          .stop = s->stop};
     return lens_encode(s->pipe, &t, c, e);
 }
 
@@ -51,18 +57,22 @@ int sweep_run(struct cli *c, const struct gen_args *a, const struct prompts *ps,
     struct lens_job job;
     struct pipe_plan plan;
     int rc = -1;
-    if (!a->out && !c->dry_run) return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
-    if (gen_open(c, a, &m, e) < 0 || gen_job(a, m.pipe, ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0) goto done;
+    if (!a->out && !c->dry_run)
+        return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
+    if (gen_open(c, a, &m, e) < 0 || gen_job(a, m.pipe, ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0)
+        goto done;
     for (int i = 0; i < ps->n; i++)
         if (job.gen.guidance <= 1 && *ps->p[i].negative) {
-            dl_fail(e, DL_EUSAGE, "prompt %d: a negative prompt has no effect without guidance: --guidance must be above 1", i);
+            dl_fail(e, DL_EUSAGE,
+                    "prompt %d: a negative prompt has no effect without guidance: --guidance must be above 1", i);
             goto done;
         }
     gen_tell_plan(c, &job, &plan, NULL);
     rc = 0;
     if (c->dry_run) goto done;
     struct sweep s = {.cli = c, .args = a, .pipe = m.pipe, .job = &job, .stop = cli_catch_interrupt()};
-    struct gen_run g = {.cli = c, .args = a, .pipe = m.pipe, .job = &job, .plan = &plan, .conds = encode, .user = &s, .stop = s.stop};
+    struct gen_run g = {
+        .cli = c, .args = a, .pipe = m.pipe, .job = &job, .plan = &plan, .conds = encode, .user = &s, .stop = s.stop};
     rc = gen_run(&g, line, e);
 done:
     range_close(&r);
@@ -89,5 +99,7 @@ int cmd_sweep(int argc, char **argv)
     snprintf(help, sizeof help, "%s%s", help_head, gen_help);
     gen_defaults(&a);
     gen_preset_first(&a, argc, argv, options);
-    return cli_main(argc, argv, &(struct cli_main){.command = "sweep", .help = help, .options = options, .take = take, .run = sweep}, &a);
+    return cli_main(
+        argc, argv,
+        &(struct cli_main){.command = "sweep", .help = help, .options = options, .take = take, .run = sweep}, &a);
 }

@@ -14,7 +14,8 @@ static const char help[] =
     "  --prompts FILE     one prompt a line, or JSON lines {\"prompt\": ...}\n"
     "  --text hf5|hf4     text cleaning of transformers 5 (default) or 4 with ftfy, as in the tutorial\n"
     "  --json             one object a line for each prompt; ids include padding, pieces do not:\n"
-    "                     {\"prompt\": ..., \"text_encoder\": {\"ids\": [...], \"pieces\": [...], \"truncated\": \"...\"}}\n";
+    "                     {\"prompt\": ..., \"text_encoder\": {\"ids\": [...], \"pieces\": [...], \"truncated\": "
+    "\"...\"}}\n";
 
 static const struct option options[] = {CLI_OPTIONS,
                                         {"model", required_argument, NULL, GEN_MODEL},
@@ -73,5 +74,7 @@ int cmd_tokens(int argc, char **argv)
 {
     struct gen_args a;
     gen_defaults(&a);
-    return cli_main(argc, argv, &(struct cli_main){.command = "tokens", .help = help, .options = options, .take = take, .run = tokens}, &a);
+    return cli_main(
+        argc, argv,
+        &(struct cli_main){.command = "tokens", .help = help, .options = options, .take = take, .run = tokens}, &a);
 }

@@ -10,7 +10,8 @@ enum { BAR = 24 };
 
 void progress_open(struct progress *p, const struct cli *c)
 {
-    *p = (struct progress){.cli = c, .terminal = isatty(STDERR_FILENO), .from = -1, .start = cli_seconds(c), .last = -1, .step_start = -1};
+    *p = (struct progress){
+        .cli = c, .terminal = isatty(STDERR_FILENO), .from = -1, .start = cli_seconds(c), .last = -1, .step_start = -1};
 }
 
 /* Steps follow each other without a pause, so one ends where the next begins. */
@@ -54,16 +55,18 @@ void progress_tell(void *user, int64_t done, int64_t images, int step, int steps
     if (p->cli->quiet) return;
     if (p->terminal ? !image && now - p->last < 0.1 : done == p->told && now - p->last < 30) return;
 
-    double made = (double)done + part - p->from, left = made > 0 ? ((double)(images - done) - part) * (now - p->start) / made : 0;
+    double made = (double)done + part - p->from,
+           left = made > 0 ? ((double)(images - done) - part) * (now - p->start) / made : 0;
     char rest[32], line[256], bar[BAR + 1];
     int full = (int)(((double)done + part) / (double)images * BAR);
     memset(bar, '-', BAR);
     memset(bar, '#', (size_t)(full > BAR ? BAR : full));
     bar[BAR] = 0;
-    int n = snprintf(line, sizeof line, "%s%s%simage %" PRId64 "/%" PRId64, p->terminal ? "[" : "", p->terminal ? bar : "", p->terminal ? "] " : "",
-                     done, images);
+    int n = snprintf(line, sizeof line, "%s%s%simage %" PRId64 "/%" PRId64, p->terminal ? "[" : "",
+                     p->terminal ? bar : "", p->terminal ? "] " : "", done, images);
     if (steps && batch == 1) n += snprintf(line + n, sizeof line - (size_t)n, ", step %d/%d of the next", step, steps);
-    if (steps && batch > 1) n += snprintf(line + n, sizeof line - (size_t)n, ", step %d/%d of the next %d", step, steps, batch);
+    if (steps && batch > 1)
+        n += snprintf(line + n, sizeof line - (size_t)n, ", step %d/%d of the next %d", step, steps, batch);
     if (made > 0 && done < images) snprintf(line + n, sizeof line - (size_t)n, ", %s left", cli_duration(rest, left));
     int width = (int)strlen(line);
     if (p->terminal) fprintf(stderr, "\r%s%*s", line, p->width > width ? p->width - width : 0, "");

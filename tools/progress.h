@@ -21,8 +21,8 @@ struct progress {
 void progress_open(struct progress *p, const struct cli *c);
 /* Signature of lens_progress.tell. */
 void progress_tell(void *user, int64_t done, int64_t images, int step, int steps, int batch);
-/* Median and least time of one evaluation in milliseconds; 0 when none was timed. A batch's first step, which shares more
- * work than the others, is left out. */
+/* Median and least time of one evaluation in milliseconds; 0 when none was timed. A batch's first step, which shares
+ * more work than the others, is left out. */
 void progress_step_ms(struct progress *p, double *median, double *least);
 void progress_close(struct progress *p);
 

@@ -1,7 +1,8 @@
 /* prompts.h: the prompts of a command, from --prompt or from a file.
  *
- * A prompts file is UTF-8 (a BOM and CRLF are fine) with one prompt a line, blank lines skipped; or JSON lines, when its first
- * character is '{': {"prompt": ..., "seed": ..., "negative": ...}, where seed and negative override the command line.
+ * A prompts file is UTF-8 (a BOM and CRLF are fine) with one prompt a line, blank lines skipped; or JSON lines, when
+ * its first character is '{': {"prompt": ..., "seed": ..., "negative": ...}, where seed and negative override the
+ * command line.
  */
 #ifndef TOOLS_PROMPTS_H
 #define TOOLS_PROMPTS_H
@@ -15,9 +16,11 @@ struct prompts {
 };
 
 /* Adds one prompt, copying everything. negative (NULL: "") and seeds [n_seeds] as the command line has them. */
-int prompts_add(struct prompts *ps, const char *text, const char *negative, const uint64_t *seeds, int n_seeds, struct dl_err *e);
+int prompts_add(struct prompts *ps, const char *text, const char *negative, const uint64_t *seeds, int n_seeds,
+                struct dl_err *e);
 /* Adds all of a file; an error names the line. */
-int prompts_read(struct prompts *ps, const char *path, const char *negative, const uint64_t *seeds, int n_seeds, struct dl_err *e);
+int prompts_read(struct prompts *ps, const char *path, const char *negative, const uint64_t *seeds, int n_seeds,
+                 struct dl_err *e);
 void prompts_close(struct prompts *ps);
 
 /* Whether a text can be a prompt: UTF-8, at most 1 MB. */

@@ -86,16 +86,19 @@ static inline void refused(const char *where, int line, int status, const char *
     snprintf(begin, sizeof begin, "dlens %s: ", argv[1]);
     size_t n = strlen(r.err);
     const char *end = strchr(r.err, '\n');
-    if (r.status != status) fail_msg("%s:%d: exit status %d, expected %d; stderr: %s", where, line, r.status, status, r.err);
+    if (r.status != status)
+        fail_msg("%s:%d: exit status %d, expected %d; stderr: %s", where, line, r.status, status, r.err);
     if (*r.out) fail_msg("%s:%d: stdout has \"%s\"", where, line, r.out);
-    if (strncmp(r.err, begin, strlen(begin))) fail_msg("%s:%d: stderr does not begin with \"%s\": %s", where, line, begin, r.err);
+    if (strncmp(r.err, begin, strlen(begin)))
+        fail_msg("%s:%d: stderr does not begin with \"%s\": %s", where, line, begin, r.err);
     if (!end || end != r.err + n - 1) fail_msg("%s:%d: stderr is not one line: %s", where, line, r.err);
     if (!strstr(r.err, text)) fail_msg("%s:%d: stderr does not say \"%s\": %s", where, line, text, r.err);
     run_free(&r);
 }
 
-#define refuses(status, text, command, ...) \
-    refused(__FILE__, __LINE__, status, text, (const char *const[]){DLENS_BINARY, command, "--quiet", __VA_ARGS__, NULL})
+#define refuses(status, text, command, ...)                                                                            \
+    refused(__FILE__, __LINE__, status, text,                                                                          \
+            (const char *const[]){DLENS_BINARY, command, "--quiet", __VA_ARGS__, NULL})
 
 /* Runs dlens with --json, which must succeed; the one object on stdout, to be released. */
 static inline json_t *result_of(const char *const *argv)

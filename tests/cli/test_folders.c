@@ -1,5 +1,5 @@
-/* Folders that a sweep writes and reads: other sweeps' folders, folders that cannot be written, full disks, two sweeps at
- * once, figures of unfinished sweeps; and snapshot files that were edited or made by others. */
+/* Folders that a sweep writes and reads: other sweeps' folders, folders that cannot be written, full disks, two sweeps
+ * at once, figures of unfinished sweeps; and snapshot files that were edited or made by others. */
 #define _GNU_SOURCE /* mount, setrlimit */
 #include "tests/cli/cli.h"
 
@@ -35,11 +35,15 @@ static void test_unwritable(void **state)
 {
     (void)state;
     put_file(in_root("plain"), "x");
-    refuses(1, "is a file, a folder is needed here", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--out", in_root("plain"));
-    refuses(1, "the folder cannot be made", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--out", in_root("plain/below"));
-    refuses(1, "plain/below.safetensors", "encode", "--model", sd15, "--prompt", "x", "--out", in_root("plain/below.safetensors"));
+    refuses(1, "is a file, a folder is needed here", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--out",
+            in_root("plain"));
+    refuses(1, "the folder cannot be made", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--out",
+            in_root("plain/below"));
+    refuses(1, "plain/below.safetensors", "encode", "--model", sd15, "--prompt", "x", "--out",
+            in_root("plain/below.safetensors"));
     if (access("/proc/self", F_OK) == 0)
-        refuses(1, "/proc/sweep: the folder cannot be made", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--out", "/proc/sweep");
+        refuses(1, "/proc/sweep: the folder cannot be made", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--out",
+                "/proc/sweep");
     if (geteuid() == 0) {
         print_message("the folder without write permission is left out: root may write everywhere\n");
         return;
@@ -54,19 +58,22 @@ static void test_other_sweeps(void **state)
     char dir[CLI_PATH];
     snprintf(dir, sizeof dir, "%s", in_root("first"));
     run_well(root, "sweep", "--model", sd15, "--prompt", "x", SHORT, "--out", dir);
-    refuses(2, "with steps 1, and now steps 2 is asked for", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--steps", "2", "--out", dir);
+    refuses(2, "with steps 1, and now steps 2 is asked for", "sweep", "--model", sd15, "--prompt", "x", SHORT,
+            "--steps", "2", "--out", dir);
     refuses(2, "\"x\"", "sweep", "--model", sd15, "--prompt", "y", SHORT, "--out", dir);
     refuses(2, "layers", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--layers", "2", "--out", dir);
     refuses(2, "seed", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--seed", "18", "--out", dir);
     refuses(2, "guidance", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--guidance", "3", "--out", dir);
     refuses(2, "norm", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--norm", "off", "--out", dir);
     run_well(root, "synth", "--like", "sd15", "--seed", "1", "--out", in_root("other-values"));
-    refuses(2, "model", "sweep", "--model", in_root("other-values"), "--prompt", "x", SHORT, "--out", dir); /* of the same name and shapes */
+    refuses(2, "model", "sweep", "--model", in_root("other-values"), "--prompt", "x", SHORT, "--out",
+            dir); /* of the same name and shapes */
     assert_int_equal(pictures(dir), 1);
 
     mkdir(in_root("photos"), 0700);
     put_file(in_root("photos/holiday.jpg"), "x");
-    refuses(2, "this folder is not empty (holiday.jpg)", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--out", in_root("photos"));
+    refuses(2, "this folder is not empty (holiday.jpg)", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--out",
+            in_root("photos"));
     assert_int_equal(folder_count(in_root("photos")), 1);
     put_file(in_root("photos/manifest.json"), "{}");
     refuses(3, "manifest.json", "sweep", "--model", sd15, "--prompt", "x", SHORT, "--out", in_root("photos"));
@@ -82,12 +89,15 @@ static void test_lost_pictures(void **state)
     unlink(in_root("lost/images/p000_s17_k03.png"));
     json_t *o = json_of("sweep", "--model", sd15, "--prompt", "x", "--steps", "1", "--out", dir);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(o, "images"), "made")), 2);
-    assert_non_null(strstr(json_string_value(json_array_get(json_object_get(o, "warnings"), 0)), "2 finished images are gone or changed"));
+    assert_non_null(strstr(json_string_value(json_array_get(json_object_get(o, "warnings"), 0)),
+                           "2 finished images are gone or changed"));
     json_decref(o);
     assert_int_equal(pictures(dir), 4);
 }
 
-#define LONG "sweep", "--model", sd15, "--prompt", "x", "--seeds", "0:40", "--layers", "all", "--steps", "5", "--batch", "1", "--save-latents"
+#define LONG                                                                                                           \
+    "sweep", "--model", sd15, "--prompt", "x", "--seeds", "0:40", "--layers", "all", "--steps", "5", "--batch", "1",   \
+        "--save-latents"
 enum { LONG_IMAGES = 200 };
 
 /* Waits until dir has n pictures. */
@@ -160,7 +170,8 @@ static void test_full_disk(void **state)
     struct ran r;
     run_dlens(&r, root, LONG, "--seeds", "0:4", "--out", dir);
     int before = pictures(dir), rc = r.status;
-    bool said = strstr(r.err, "No space left on device") != NULL, resumed = mount("tmpfs", disk, "tmpfs", MS_REMOUNT, "size=8m") == 0;
+    bool said = strstr(r.err, "No space left on device") != NULL,
+         resumed = mount("tmpfs", disk, "tmpfs", MS_REMOUNT, "size=8m") == 0;
     if (rc == 1 && said && resumed && before > 0) finish(dir, before);
     umount2(disk, MNT_DETACH);
     if (rc != 1 || !said) fail_msg("exit status %d: %s", rc, r.err);
@@ -169,7 +180,8 @@ static void test_full_disk(void **state)
     run_free(&r);
 }
 
-/* The same where no file may grow beyond a few KB, which needs no permission. latents.safetensors is what does not fit. */
+/* The same where no file may grow beyond a few KB, which needs no permission. latents.safetensors is what does not fit.
+ */
 static void test_file_limit(void **state)
 {
     (void)state;
@@ -181,7 +193,8 @@ static void test_file_limit(void **state)
         struct rlimit small = {24 * 1024, 24 * 1024};
         signal(SIGXFSZ, SIG_IGN); /* the write fails instead */
         if (setrlimit(RLIMIT_FSIZE, &small) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0) _exit(126);
-        execv(DLENS_BINARY, (char *const *)(const char *const[]){DLENS_BINARY, LONG, "--seeds", "0:4", "--out", dir, NULL});
+        execv(DLENS_BINARY,
+              (char *const *)(const char *const[]){DLENS_BINARY, LONG, "--seeds", "0:4", "--out", dir, NULL});
         _exit(127);
     }
     int s;
@@ -221,7 +234,8 @@ static struct st_tensor *named(struct st_tensor *t, int64_t n, const char *name)
 
 static int64_t states_alone(struct st_tensor *t, int64_t n) /* all that reading needs */
 {
-    struct st_tensor a = *named(t, n, "p000.text_encoder.hidden_states"), b = *named(t, n, "negative.text_encoder.hidden_states");
+    struct st_tensor a = *named(t, n, "p000.text_encoder.hidden_states"),
+                     b = *named(t, n, "negative.text_encoder.hidden_states");
     t[0] = a, t[1] = b;
     return 2;
 }
@@ -309,32 +323,41 @@ static void test_snapshots(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         folder_remove(in_root("replay"));
-        refuses(3, cases[i].text, "replay", "--model", sd15, "--snapshots", edited(cases[i].change), SHORT, "--out", in_root("replay"));
-        refuses(3, "edited.safetensors", "replay", "--model", sd15, "--snapshots", in_root("edited.safetensors"), SHORT, "--out", in_root("replay"));
+        refuses(3, cases[i].text, "replay", "--model", sd15, "--snapshots", edited(cases[i].change), SHORT, "--out",
+                in_root("replay"));
+        refuses(3, "edited.safetensors", "replay", "--model", sd15, "--snapshots", in_root("edited.safetensors"), SHORT,
+                "--out", in_root("replay"));
     }
     folder_remove(in_root("replay"));
     /* without guidance no negative is needed */
-    run_well(root, "replay", "--model", sd15, "--snapshots", edited(no_negative), SHORT, "--guidance", "1", "--out", in_root("replay-1"));
+    run_well(root, "replay", "--model", sd15, "--snapshots", edited(no_negative), SHORT, "--guidance", "1", "--out",
+             in_root("replay-1"));
     run_well(root, "replay", "--model", sd15, "--snapshots", edited(states_alone), SHORT, "--out", in_root("replay-2"));
     run_well(root, "replay", "--model", sd15, "--snapshots", edited(zeroed), SHORT, "--out", in_root("replay-3"));
     int64_t a, b;
-    char *x = folder_read(in_root("replay-2/images/p000_s17_k01.png"), &a), *y = folder_read(in_root("replay-3/images/p000_s17_k01.png"), &b);
+    char *x = folder_read(in_root("replay-2/images/p000_s17_k01.png"), &a),
+         *y = folder_read(in_root("replay-3/images/p000_s17_k01.png"), &b);
     assert_non_null(x);
     assert_non_null(y);
     assert_true(a != b || memcmp(x, y, (size_t)a));
     free(x), free(y);
 
-    refuses(3, "nothing.safetensors", "replay", "--model", sd15, "--snapshots", in_root("nothing.safetensors"), SHORT, "--out", in_root("replay"));
+    refuses(3, "nothing.safetensors", "replay", "--model", sd15, "--snapshots", in_root("nothing.safetensors"), SHORT,
+            "--out", in_root("replay"));
     put_file(in_root("short.safetensors"), "12345");
-    refuses(3, "short.safetensors", "replay", "--model", sd15, "--snapshots", in_root("short.safetensors"), SHORT, "--out", in_root("replay"));
+    refuses(3, "short.safetensors", "replay", "--model", sd15, "--snapshots", in_root("short.safetensors"), SHORT,
+            "--out", in_root("replay"));
     run_well(root, "synth", "--like", "sd21", "--out", in_root("sd21"));
-    refuses(3, "p000.text_encoder.hidden_states", "replay", "--model", in_root("sd21"), "--snapshots", states, SHORT, "--out", in_root("replay"));
+    refuses(3, "p000.text_encoder.hidden_states", "replay", "--model", in_root("sd21"), "--snapshots", states, SHORT,
+            "--out", in_root("replay"));
     /* A file that is being replayed into a folder of another file's images. */
     run_well(root, "encode", "--model", sd15, "--prompt", "the ocean", "--out", in_root("ocean.safetensors"));
     run_well(root, "replay", "--model", sd15, "--snapshots", states, SHORT, "--out", in_root("replay-4"));
-    refuses(2, "replay-4", "replay", "--model", sd15, "--snapshots", in_root("ocean.safetensors"), SHORT, "--out", in_root("replay-4"));
+    refuses(2, "replay-4", "replay", "--model", sd15, "--snapshots", in_root("ocean.safetensors"), SHORT, "--out",
+            in_root("replay-4"));
     /* States that differ where the prompts are the same: the images must not be mixed. */
-    refuses(2, "snapshots", "replay", "--model", sd15, "--snapshots", edited(zeroed), SHORT, "--out", in_root("replay-2"));
+    refuses(2, "snapshots", "replay", "--model", sd15, "--snapshots", edited(zeroed), SHORT, "--out",
+            in_root("replay-2"));
 }
 
 int main(void)

@@ -40,7 +40,8 @@ static const char *part(const char *name)
 static void good(void)
 {
     folder_remove(in_root("good"));
-    run_well(root, "sweep", "--quiet", "--model", model, "--prompt", "A house", SHORT, "--rng", "torch-cpu", "--dtype", "f32", "--out", in_root("good"));
+    run_well(root, "sweep", "--quiet", "--model", model, "--prompt", "A house", SHORT, "--rng", "torch-cpu", "--dtype",
+             "f32", "--out", in_root("good"));
 }
 
 static void test_places(void **state)
@@ -120,7 +121,8 @@ static void test_file_sizes(void **state)
 }
 
 /* Rewrites a weight file through `change`, which sees the list of tensors and may return another count. */
-static void rewrite(const char *file, int64_t (*change)(struct st_tensor *t, int64_t n, const void *arg), const void *arg)
+static void rewrite(const char *file, int64_t (*change)(struct st_tensor *t, int64_t n, const void *arg),
+                    const void *arg)
 {
     struct st_file *f;
     char path[CLI_PATH + 100], old[CLI_PATH + 110];
@@ -178,8 +180,8 @@ static int64_t whole_numbers(struct st_tensor *t, int64_t n, const void *name) /
 static void test_tensors(void **state)
 {
     (void)state;
-    static const char norm[] = "text_model.final_layer_norm.weight", proj[] = "mid_block.resnets.0.time_emb_proj.weight",
-                      conv[] = "decoder.conv_in.bias";
+    static const char norm[] = "text_model.final_layer_norm.weight",
+                      proj[] = "mid_block.resnets.0.time_emb_proj.weight", conv[] = "decoder.conv_in.bias";
     fresh();
     rewrite(CLIP, drop, norm);
     bad("\"text_model.final_layer_norm.weight\" is missing, expected [32]");
@@ -236,9 +238,11 @@ static void test_configs(void **state)
         {"unet/config.json", "\"norm_num_groups\": 8", "\"norm_num_groups\": 0", "norm_num_groups"},
         {"unet/config.json", "\"attention_head_dim\": 2", "\"attention_head_dim\": 1e30", "attention_head_dim"},
         {"unet/config.json", "\"layers_per_block\": 2", "\"layers_per_block\": 100000", "layers_per_block"},
-        {"unet/config.json", "\"cross_attention_dim\": 32", "\"cross_attention_dim\": 64", "takes text of width 64, the text encoder gives 32"},
+        {"unet/config.json", "\"cross_attention_dim\": 32", "\"cross_attention_dim\": 64",
+         "takes text of width 64, the text encoder gives 32"},
         {"unet/config.json", "\"in_channels\": 4", "\"in_channels\": 9", "inpainting"},
-        {"text_encoder/config.json", "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 2000000000", "num_hidden_layers"},
+        {"text_encoder/config.json", "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 2000000000",
+         "num_hidden_layers"},
         {"text_encoder/config.json", "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 6", "layers.4."},
         {"text_encoder/config.json", "\"hidden_size\": 32", "\"hidden_size\": -32", "hidden_size"},
         {"text_encoder/config.json", "\"vocab_size\": 782", "\"vocab_size\": 10", "782 tokens"},
@@ -246,10 +250,12 @@ static void test_configs(void **state)
         {"vae/config.json", "\"latent_channels\": 4", "\"latent_channels\": 16", "16 latent"},
         {"vae/config.json", "\"norm_num_groups\": 4", "\"norm_num_groups\": 3", "norm_num_groups"},
         {"vae/config.json", "\"silu\"", "\"relu\"", "act_fn"},
-        {"scheduler/scheduler_config.json", "\"num_train_timesteps\": 1000", "\"num_train_timesteps\": 0", "num_train_timesteps"},
+        {"scheduler/scheduler_config.json", "\"num_train_timesteps\": 1000", "\"num_train_timesteps\": 0",
+         "num_train_timesteps"},
         {"scheduler/scheduler_config.json", "PNDMScheduler", "LMSDiscreteScheduler", "LMSDiscreteScheduler"},
         {"scheduler/scheduler_config.json", "\"epsilon\"", "\"sample\"", "prediction_type"},
-        {"model_index.json", "StableDiffusionPipeline", "FluxPipeline", "this is a FluxPipeline; dlens runs StableDiffusionPipeline"},
+        {"model_index.json", "StableDiffusionPipeline", "FluxPipeline",
+         "this is a FluxPipeline; dlens runs StableDiffusionPipeline"},
         {"model_index.json", "\"unet\"", "\"prior\"", "names no unet"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -257,8 +263,12 @@ static void test_configs(void **state)
         edit(cases[i].file, cases[i].from, cases[i].to);
         bad(cases[i].text);
     }
-    static const char *const files[] = {"model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
-                                        "scheduler/scheduler_config.json", "tokenizer/vocab.json"};
+    static const char *const files[] = {"model_index.json",
+                                        "unet/config.json",
+                                        "vae/config.json",
+                                        "text_encoder/config.json",
+                                        "scheduler/scheduler_config.json",
+                                        "tokenizer/vocab.json"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char nested[2001];
         memset(nested, '[', 1000), memset(nested + 1000, ']', 1000), nested[2000] = 0;
@@ -280,8 +290,10 @@ static void same_picture(void)
     int64_t na = 0, nb = 0;
     good();
     if (!exists(in_root("plain")))
-        run_well(root, "sweep", "--quiet", "--model", sd15, "--prompt", "A house", SHORT, "--rng", "torch-cpu", "--dtype", "f32", "--out", in_root("plain"));
-    snprintf(a, sizeof a, "%s/images/p000_s17_k01.png", in_root("good")), snprintf(b, sizeof b, "%s/images/p000_s17_k01.png", in_root("plain"));
+        run_well(root, "sweep", "--quiet", "--model", sd15, "--prompt", "A house", SHORT, "--rng", "torch-cpu",
+                 "--dtype", "f32", "--out", in_root("plain"));
+    snprintf(a, sizeof a, "%s/images/p000_s17_k01.png", in_root("good")),
+        snprintf(b, sizeof b, "%s/images/p000_s17_k01.png", in_root("plain"));
     char *x = folder_read(a, &na), *y = folder_read(b, &nb);
     assert_non_null(x);
     assert_non_null(y);
@@ -315,7 +327,8 @@ static int64_t strip(struct st_tensor *t, int64_t n, const void *arg)
 /* Attention of the VAE as checkpoints before diffusers 0.18 have it. */
 static int64_t age(struct st_tensor *t, int64_t n, const void *arg)
 {
-    static const char *const names[][2] = {{".to_q.", ".query."}, {".to_k.", ".key."}, {".to_v.", ".value."}, {".to_out.0.", ".proj_attn."}};
+    static const char *const names[][2] = {
+        {".to_q.", ".query."}, {".to_k.", ".key."}, {".to_v.", ".value."}, {".to_out.0.", ".proj_attn."}};
     static char old[64][120];
     int at = 0;
     (void)arg;
@@ -323,7 +336,8 @@ static int64_t age(struct st_tensor *t, int64_t n, const void *arg)
         for (int j = 0; j < 4 && at < 64; j++) {
             const char *p = strstr(t[i].name, names[j][0]);
             if (!p || !strstr(t[i].name, "mid_block.attentions")) continue;
-            snprintf(old[at], sizeof old[at], "%.*s%s%s", (int)(p - t[i].name), t[i].name, names[j][1], p + strlen(names[j][0]));
+            snprintf(old[at], sizeof old[at], "%.*s%s%s", (int)(p - t[i].name), t[i].name, names[j][1],
+                     p + strlen(names[j][0]));
             t[i].name = old[at++];
         }
     assert_int_equal(at, 16); /* encoder and decoder, weight and bias */
@@ -345,11 +359,23 @@ static void test_names(void **state)
 static void test_hub_cache(void **state)
 {
     (void)state;
-    static const char *const folders[] = {"hub", "hub/models--org--tiny", "hub/models--org--tiny/refs", "hub/models--org--tiny/blobs",
-                                          "hub/models--org--tiny/snapshots", "hub/models--org--tiny/snapshots/0123abcd"};
-    static const char *const files[] = {"model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
-                                        "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt",
-                                        "tokenizer/tokenizer_config.json", CLIP, UNET, VAE};
+    static const char *const folders[] = {"hub",
+                                          "hub/models--org--tiny",
+                                          "hub/models--org--tiny/refs",
+                                          "hub/models--org--tiny/blobs",
+                                          "hub/models--org--tiny/snapshots",
+                                          "hub/models--org--tiny/snapshots/0123abcd"};
+    static const char *const files[] = {"model_index.json",
+                                        "unet/config.json",
+                                        "vae/config.json",
+                                        "text_encoder/config.json",
+                                        "scheduler/scheduler_config.json",
+                                        "tokenizer/vocab.json",
+                                        "tokenizer/merges.txt",
+                                        "tokenizer/tokenizer_config.json",
+                                        CLIP,
+                                        UNET,
+                                        VAE};
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) assert_int_equal(mkdir(in_root(folders[i]), 0700), 0);
     put_file(in_root("hub/models--org--tiny/refs/main"), "0123abcd");
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
@@ -381,8 +407,9 @@ static void test_hub_cache(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_places),  cmocka_unit_test(test_missing_files), cmocka_unit_test(test_file_sizes), cmocka_unit_test(test_tensors),
-        cmocka_unit_test(test_configs), cmocka_unit_test(test_layouts),       cmocka_unit_test(test_names),      cmocka_unit_test(test_hub_cache),
+        cmocka_unit_test(test_places),  cmocka_unit_test(test_missing_files), cmocka_unit_test(test_file_sizes),
+        cmocka_unit_test(test_tensors), cmocka_unit_test(test_configs),       cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_names),   cmocka_unit_test(test_hub_cache),
     };
     return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
 }

@@ -66,9 +66,12 @@ static void test_json_lines(void **state)
 static void test_seeds(void **state)
 {
     (void)state;
-    put_file(in_root("seeds.jsonl"), "{\"prompt\": \"x\", \"seed\": 5}\n{\"prompt\": \"y\"}\n{\"prompt\": \"z\", \"seed\": -1}\n");
-    run_well(root, "encode", "--model", sd15, "--prompts", in_root("seeds.jsonl"), "--out", in_root("seeds.safetensors"));
-    run_well(root, "replay", "--model", sd15, "--snapshots", in_root("seeds.safetensors"), "--seeds", "8,9", "--seed-offset", SHORT, "--out", in_root("seeds"));
+    put_file(in_root("seeds.jsonl"),
+             "{\"prompt\": \"x\", \"seed\": 5}\n{\"prompt\": \"y\"}\n{\"prompt\": \"z\", \"seed\": -1}\n");
+    run_well(root, "encode", "--model", sd15, "--prompts", in_root("seeds.jsonl"), "--out",
+             in_root("seeds.safetensors"));
+    run_well(root, "replay", "--model", sd15, "--snapshots", in_root("seeds.safetensors"), "--seeds", "8,9",
+             "--seed-offset", SHORT, "--out", in_root("seeds"));
     assert_true(exists(in_root("seeds/images/p000_s5_k01.png")));
     assert_true(exists(in_root("seeds/images/p001_s9_k01.png")));
     assert_true(exists(in_root("seeds/images/p001_s10_k01.png")));
@@ -100,22 +103,28 @@ static void test_bad_files(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         put_file(in_root("bad.txt"), cases[i].bytes);
-        refuses(3, cases[i].text, "sweep", "--model", sd15, "--prompts", in_root("bad.txt"), SHORT, "--out", in_root("never"));
+        refuses(3, cases[i].text, "sweep", "--model", sd15, "--prompts", in_root("bad.txt"), SHORT, "--out",
+                in_root("never"));
         refuses(3, cases[i].text, "tokens", "--model", sd15, "--prompts", in_root("bad.txt"));
     }
     assert_int_equal(folder_write(in_root("bad.txt"), "a\0b\n", 4), 0);
-    refuses(3, "zero byte", "sweep", "--model", sd15, "--prompts", in_root("bad.txt"), SHORT, "--out", in_root("never"));
-    refuses(3, "nothing.txt: cannot be opened", "sweep", "--model", sd15, "--prompts", in_root("nothing.txt"), SHORT, "--out", in_root("never"));
+    refuses(3, "zero byte", "sweep", "--model", sd15, "--prompts", in_root("bad.txt"), SHORT, "--out",
+            in_root("never"));
+    refuses(3, "nothing.txt: cannot be opened", "sweep", "--model", sd15, "--prompts", in_root("nothing.txt"), SHORT,
+            "--out", in_root("never"));
     refuses(3, root, "sweep", "--model", sd15, "--prompts", root, SHORT, "--out", in_root("never")); /* a folder */
     char nested[3000] = "{\"prompt\": ";
     memset(nested + strlen(nested), '[', 1000), strcat(nested, "\n");
     put_file(in_root("bad.txt"), nested);
-    refuses(3, "line 1: no JSON object", "sweep", "--model", sd15, "--prompts", in_root("bad.txt"), SHORT, "--out", in_root("never"));
+    refuses(3, "line 1: no JSON object", "sweep", "--model", sd15, "--prompts", in_root("bad.txt"), SHORT, "--out",
+            in_root("never"));
     put_file(in_root("bad.txt"), "{\"prompt\": \"a\", \"negative\": \"b\"}\n");
-    refuses(2, "a negative prompt has no effect without guidance", "sweep", "--model", sd15, "--prompts", in_root("bad.txt"), SHORT, "--guidance", "1",
+    refuses(2, "a negative prompt has no effect without guidance", "sweep", "--model", sd15, "--prompts",
+            in_root("bad.txt"), SHORT, "--guidance", "1", "--out", in_root("never"));
+    refuses(2, "--prompt: text is not valid UTF-8 at byte 1", "sweep", "--model", sd15, "--prompt", "a\xff", SHORT,
             "--out", in_root("never"));
-    refuses(2, "--prompt: text is not valid UTF-8 at byte 1", "sweep", "--model", sd15, "--prompt", "a\xff", SHORT, "--out", in_root("never"));
-    refuses(2, "--negative: text is not valid UTF-8", "sweep", "--model", sd15, "--prompt", "a", "--negative", "\xc0\x80", SHORT, "--out", in_root("never"));
+    refuses(2, "--negative: text is not valid UTF-8", "sweep", "--model", sd15, "--prompt", "a", "--negative",
+            "\xc0\x80", SHORT, "--out", in_root("never"));
     refuses(2, "--prompt: text is not valid UTF-8", "tokens", "--model", sd15, "--prompt", "\xf5");
     assert_false(exists(in_root("never")));
 }
@@ -136,9 +145,11 @@ static void test_extremes(void **state)
     json_t *p = prompts_of(in_root("big"));
     assert_string_equal(text_at(p, 0, "text"), big); /* the manifest has it all */
     json_decref(p);
-    json_t *o = json_of("encode", "--model", sd15, "--prompt", big, "--negative", big, "--out", in_root("big.safetensors"));
+    json_t *o =
+        json_of("encode", "--model", sd15, "--prompt", big, "--negative", big, "--out", in_root("big.safetensors"));
     assert_int_equal(json_array_size(json_object_get(o, "warnings")), 2);
-    assert_non_null(strstr(json_string_value(json_array_get(json_object_get(o, "warnings"), 1)), "negative prompt: longer"));
+    assert_non_null(
+        strstr(json_string_value(json_array_get(json_object_get(o, "warnings"), 1)), "negative prompt: longer"));
     json_decref(o);
     o = json_of("tokens", "--model", sd15, "--prompt", big);
     assert_true(strlen(json_string_value(json_object_get(json_object_get(o, "text_encoder"), "truncated"))) > BIG / 2);
@@ -146,14 +157,16 @@ static void test_extremes(void **state)
 
     run_well(root, "sweep", "--model", sd15, "--prompt", "", SHORT, "--out", in_root("nothing"));
     o = json_of("tokens", "--model", sd15, "--prompt", "");
-    assert_int_equal(json_array_size(json_object_get(json_object_get(o, "text_encoder"), "pieces")), 2); /* start and end */
+    assert_int_equal(json_array_size(json_object_get(json_object_get(o, "text_encoder"), "pieces")),
+                     2); /* start and end */
     assert_string_equal(json_string_value(json_object_get(json_object_get(o, "text_encoder"), "truncated")), "");
     json_decref(o);
 
     static char million[1000002];
     memset(million, 'a', 1000001);
     put_file(in_root("million.txt"), million);
-    refuses(3, "line 1: ", "sweep", "--model", sd15, "--prompts", in_root("million.txt"), SHORT, "--out", in_root("never"));
+    refuses(3, "line 1: ", "sweep", "--model", sd15, "--prompts", in_root("million.txt"), SHORT, "--out",
+            in_root("never"));
 }
 
 /* One JSON object a line, also for several prompts. */

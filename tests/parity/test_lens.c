@@ -38,7 +38,8 @@ static int make_whole(void **state)
     place(prompts_file, "prompts.jsonl");
     FILE *f = fopen(prompts_file, "w");
     if (!f) return -1;
-    for (int i = 0; i < PROMPTS; i++) fprintf(f, "{\"prompt\": \"%s\", \"negative\": \"%s\"}\n", prompts[i], negatives[i]);
+    for (int i = 0; i < PROMPTS; i++)
+        fprintf(f, "{\"prompt\": \"%s\", \"negative\": \"%s\"}\n", prompts[i], negatives[i]);
     if (fclose(f)) return -1;
     run_well(root, "synth", "--like", "sd15", "--out", model);
     run_well(root, "sweep", SETTINGS, WHOLE, "--threads", "2", "--dtype", "f32", "--out", whole);
@@ -58,13 +59,15 @@ static void same_image(const char *a, int i, const char *b, int j, uint64_t seed
     struct dl_png p = images_png(a, i, seed, k), q = images_png(b, j, seed, k);
     assert_int_equal(p.w, q.w);
     assert_int_equal(p.h, q.h);
-    if (memcmp(p.rgb, q.rgb, (size_t)p.w * (size_t)p.h * 3)) fail_msg("prompt %d, seed %d, layer %d: %s and %s differ", i, (int)seed, k, a, b);
+    if (memcmp(p.rgb, q.rgb, (size_t)p.w * (size_t)p.h * 3))
+        fail_msg("prompt %d, seed %d, layer %d: %s and %s differ", i, (int)seed, k, a, b);
     dl_png_close(&p), dl_png_close(&q);
     struct st_file *f = images_latents(a), *g = images_latents(b);
     const struct st_tensor *x = images_latent(f, i, seed, k), *y = images_latent(g, j, seed, k);
     assert_int_equal(x->bytes, y->bytes);
     if (memcmp(x->data, y->data, (size_t)x->bytes))
-        fail_msg("prompt %d, seed %d, layer %d: latents of %s and %s differ, by %.2e", i, (int)seed, k, a, b, images_error(x->data, y->data, x->bytes / 4));
+        fail_msg("prompt %d, seed %d, layer %d: latents of %s and %s differ, by %.2e", i, (int)seed, k, a, b,
+                 images_error(x->data, y->data, x->bytes / 4));
     st_close(f), st_close(g);
 }
 
@@ -88,7 +91,8 @@ static void test_images_differ(void **state)
     for (int i = 0; i < n; i++)
         for (int j = 0; j < i; j++) {
             /* at k = 0 the common first tokens of two prompts are all that there is, and still the rest differs */
-            if (!memcmp(all[i].rgb, all[j].rgb, (size_t)all[i].w * (size_t)all[i].h * 3)) fail_msg("images %d and %d are the same", i, j);
+            if (!memcmp(all[i].rgb, all[j].rgb, (size_t)all[i].w * (size_t)all[i].h * 3))
+                fail_msg("images %d and %d are the same", i, j);
         }
     for (int i = 0; i < n; i++) dl_png_close(&all[i]);
 }
@@ -101,7 +105,8 @@ static void test_layer_by_layer(void **state)
         snprintf(name, sizeof name, "layer%d", k);
         snprintf(layer, sizeof layer, "%d", k);
         place(dir, name);
-        run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompts", prompts_file, "--seeds", "17,42", "--layers", layer, "--out", dir);
+        run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompts", prompts_file, "--seeds", "17,42", "--layers",
+                 layer, "--out", dir);
         for (int i = 0; i < PROMPTS; i++)
             for (int s = 0; s < SEEDS; s++) same_image(whole, i, dir, i, seeds[s], k);
     }
@@ -116,8 +121,8 @@ static void test_prompt_by_prompt(void **state)
             snprintf(name, sizeof name, "single%d_%d", i, s);
             snprintf(seed, sizeof seed, "%d", (int)seeds[s]);
             place(dir, name);
-            run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompt", prompts[i], "--negative", negatives[i], "--seed", seed, "--layers", "2,4",
-                     "--out", dir);
+            run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompt", prompts[i], "--negative", negatives[i],
+                     "--seed", seed, "--layers", "2,4", "--out", dir);
             same_image(whole, i, dir, 0, seeds[s], 2);
             same_image(whole, i, dir, 0, seeds[s], 4);
         }
@@ -130,13 +135,16 @@ static void test_replay(void **state)
     place(dir, "replay");
     place(states, "states.safetensors");
     run_well(root, "encode", "--model", model, "--prompts", prompts_file, "--out", states);
-    run_well(root, "replay", SETTINGS, "--dtype", "f32", "--snapshots", states, "--seeds", "17,42", "--layers", "all", "--out", dir);
+    run_well(root, "replay", SETTINGS, "--dtype", "f32", "--snapshots", states, "--seeds", "17,42", "--layers", "all",
+             "--out", dir);
     same_folder(dir, whole);
     /* without the norm and without guidance, where no negative is read */
     char a[FOLDER_PATH + 32], b[FOLDER_PATH + 32];
     place(a, "plain-sweep"), place(b, "plain-replay");
-    run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompt", prompts[1], "--norm", "off", "--guidance", "1", "--layers", "3", "--out", a);
-    run_well(root, "replay", SETTINGS, "--dtype", "f32", "--snapshots", states, "--norm", "off", "--guidance", "1", "--layers", "3", "--out", b);
+    run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompt", prompts[1], "--norm", "off", "--guidance", "1",
+             "--layers", "3", "--out", a);
+    run_well(root, "replay", SETTINGS, "--dtype", "f32", "--snapshots", states, "--norm", "off", "--guidance", "1",
+             "--layers", "3", "--out", b);
     same_image(a, 0, b, 1, 17, 3);
 }
 
@@ -153,12 +161,14 @@ static bool has_bf16(void)
 static void test_batches_and_threads(void **state)
 {
     (void)state;
-    static const char *const batches[] = {"1", "7", "30"}, *const threads[] = {"1", "3", "2"}; /* `whole` was made with 4 and 2 */
+    static const char *const batches[] = {"1", "7", "30"}, *const threads[] = {"1", "3",
+                                                                               "2"}; /* `whole` was made with 4 and 2 */
     char dir[FOLDER_PATH + 32], name[16];
     for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
         snprintf(name, sizeof name, "batch%s", batches[i]);
         place(dir, name);
-        run_well(root, "sweep", SETTINGS, WHOLE, "--dtype", "f32", "--batch", batches[i], "--threads", threads[i], "--out", dir);
+        run_well(root, "sweep", SETTINGS, WHOLE, "--dtype", "f32", "--batch", batches[i], "--threads", threads[i],
+                 "--out", dir);
         same_folder(dir, whole);
     }
 }
@@ -217,8 +227,15 @@ static struct hand hand_open(int batch)
         text_states_close(st);
     }
     pipe_drop_text(h.p);
-    struct pipe_gen g = {.width = 64, .height = 64, .steps = STEPS, .guidance = 7.5f, .type = DL_F32, .batch = batch, .images = LAYERS,
-                         .conds = LAYERS + 1, .vae_tile = -1};
+    struct pipe_gen g = {.width = 64,
+                         .height = 64,
+                         .steps = STEPS,
+                         .guidance = 7.5f,
+                         .type = DL_F32,
+                         .batch = batch,
+                         .images = LAYERS,
+                         .conds = LAYERS + 1,
+                         .vae_tile = -1};
     struct pipe_plan plan;
     must(pipe_plan(h.p, &g, &plan, e));
     assert_int_equal(plan.batch, batch);
@@ -241,7 +258,8 @@ static void test_sequential(void **state)
     char dir[FOLDER_PATH + 32];
     static const int order[] = {3, 0, 2};
     place(dir, "sequential");
-    run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompts", prompts_file, "--layers", "3,0,2", "--seed", "17", "--noise", "sequential", "--out", dir);
+    run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompts", prompts_file, "--layers", "3,0,2", "--seed", "17",
+             "--noise", "sequential", "--out", dir);
     struct hand h = hand_open(1);
     struct st_file *f = images_latents(dir);
     struct dl_rng g;
@@ -267,8 +285,8 @@ static void test_sequential(void **state)
     /* Batched, nothing changes. */
     char four[FOLDER_PATH + 32];
     place(four, "sequential1");
-    run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompts", prompts_file, "--layers", "3,0,2", "--seed", "17", "--noise", "sequential", "--batch", "1",
-             "--out", four);
+    run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompts", prompts_file, "--layers", "3,0,2", "--seed", "17",
+             "--noise", "sequential", "--batch", "1", "--out", four);
     for (int i = 0; i < PROMPTS; i++)
         for (int j = 0; j < 3; j++) same_image(dir, i, four, i, 17, order[j]);
 }
@@ -334,8 +352,8 @@ static void count_step(void *user, int step, int steps)
 {
     struct counts *c = user;
     if (step > 1 && (allocations != c->backend || mallocs != c->library)) {
-        print_message("step %d of %d: %lld allocations of the backend, %lld of the C library\n", step, steps, (long long)(allocations - c->backend),
-                      (long long)(mallocs - c->library));
+        print_message("step %d of %d: %lld allocations of the backend, %lld of the C library\n", step, steps,
+                      (long long)(allocations - c->backend), (long long)(mallocs - c->library));
         c->bad++;
     }
     c->steps++;
@@ -358,7 +376,8 @@ static void test_no_allocation(void **state)
         struct pipe_image im[2];
         for (int i = 0; i < 2; i++) {
             struct dl_rng g;
-            im[i] = (struct pipe_image){.cond = 2 * round + i, .negative = LAYERS, .latent = latent + i * n, .noise = round ? i : 0};
+            im[i] = (struct pipe_image){
+                .cond = 2 * round + i, .negative = LAYERS, .latent = latent + i * n, .noise = round ? i : 0};
             rng_seed(&g, RNG_TORCH_CPU, 17, 0, 0);
             must(pipe_noise(h.p, &g, 64, 64, DL_F32, im[i].latent, e));
         }
@@ -404,8 +423,9 @@ static int finished(const char *dir, struct kept *kept)
     return n;
 }
 
-#define LONG "sweep", "--model", model, "--prompts", prompts_file, "--seeds", "17", "--layers", "1,4", "--steps", "40", "--rng", "torch-cpu", "--save-latents", \
-        "--dtype", "f32", "--batch", "2"
+#define LONG                                                                                                           \
+    "sweep", "--model", model, "--prompts", prompts_file, "--seeds", "17", "--layers", "1,4", "--steps", "40",         \
+        "--rng", "torch-cpu", "--save-latents", "--dtype", "f32", "--batch", "2"
 static const int long_layers[] = {1, 4};
 enum { LONG_LAYERS = 2, LONG_IMAGES = PROMPTS * LONG_LAYERS };
 
@@ -448,7 +468,8 @@ static void test_killed(void **state)
             for (int i = 0; i < before; i++) {
                 struct stat st;
                 assert_int_equal(stat(kept[i].path, &st), 0);
-                assert_true(st.st_ino == kept[i].st.st_ino && st.st_mtim.tv_sec == kept[i].st.st_mtim.tv_sec && st.st_mtim.tv_nsec == kept[i].st.st_mtim.tv_nsec);
+                assert_true(st.st_ino == kept[i].st.st_ino && st.st_mtim.tv_sec == kept[i].st.st_mtim.tv_sec &&
+                            st.st_mtim.tv_nsec == kept[i].st.st_mtim.tv_nsec);
                 free(kept[i].data);
             }
             before = finished(dir, kept);
@@ -465,7 +486,8 @@ static void test_killed(void **state)
             char *now = folder_read(kept[i].path, &bytes);
             assert_non_null(now);
             assert_int_equal(stat(kept[i].path, &st), 0);
-            assert_true(st.st_ino == kept[i].st.st_ino && st.st_mtim.tv_sec == kept[i].st.st_mtim.tv_sec && st.st_mtim.tv_nsec == kept[i].st.st_mtim.tv_nsec);
+            assert_true(st.st_ino == kept[i].st.st_ino && st.st_mtim.tv_sec == kept[i].st.st_mtim.tv_sec &&
+                        st.st_mtim.tv_nsec == kept[i].st.st_mtim.tv_nsec);
             assert_int_equal(bytes, kept[i].bytes);
             assert_memory_equal(now, kept[i].data, (size_t)bytes);
             free(now), free(kept[i].data);
@@ -490,9 +512,15 @@ static void test_killed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_images_differ),   cmocka_unit_test(test_layer_by_layer), cmocka_unit_test(test_prompt_by_prompt),
-        cmocka_unit_test(test_replay),          cmocka_unit_test(test_batches_and_threads),        cmocka_unit_test(test_batches_bf16),
-        cmocka_unit_test(test_sequential),      cmocka_unit_test(test_no_allocation),  cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_images_differ),
+        cmocka_unit_test(test_layer_by_layer),
+        cmocka_unit_test(test_prompt_by_prompt),
+        cmocka_unit_test(test_replay),
+        cmocka_unit_test(test_batches_and_threads),
+        cmocka_unit_test(test_batches_bf16),
+        cmocka_unit_test(test_sequential),
+        cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_killed),
     };
     return cmocka_run_group_tests(tests, make_whole, remove_whole);
 }
