@@ -29,7 +29,8 @@ static int find_model(char out[4096], struct dl_err *e)
         snprintf(out, 4096, "%s", places[i]);
         return 0;
     }
-    return dl_fail(e, DL_EINPUT, "the demo model is in neither %s nor %s; name its folder with --model", places[0], places[1]);
+    return dl_fail(e, DL_EINPUT, "the demo model is in neither %s nor %s; name its folder with --model", places[0],
+                   places[1]);
 }
 
 /* The prompts and settings that go with the model: demo.json beside its folder. */
@@ -45,7 +46,8 @@ static int read_demo(const char *path, struct gen_args *a, struct prompts *ps, j
     a->seeds[0] = (uint64_t)json_integer_value(json_object_get(*root, "seed"));
     a->scheduler = json_string_value(json_object_get(*root, "scheduler"));
     prompts = json_object_get(*root, "prompts");
-    if (a->steps < 1 || a->steps > 1000 || !json_array_size(prompts)) return dl_fail(e, DL_EINPUT, "%s: \"prompts\" or \"steps\" is missing", path);
+    if (a->steps < 1 || a->steps > 1000 || !json_array_size(prompts))
+        return dl_fail(e, DL_EINPUT, "%s: \"prompts\" or \"steps\" is missing", path);
     json_array_foreach(prompts, i, p)
     {
         if (!json_is_string(p)) return dl_fail(e, DL_EINPUT, "%s: \"prompts\" holds something that is no string", path);
@@ -76,7 +78,8 @@ static int demo(struct cli *c, void *user, char *line, struct dl_err *e)
     if (rc == 0 && !c->dry_run) {
         char t[32];
         cli_say(c, "done in %s; look at the figures in %s:", cli_duration(t, cli_seconds(c)), a->out);
-        for (int i = 0; i < ps.n; i++) cli_say(c, "  grid_p%03d_s%llu.png  %s", i, (unsigned long long)a->seeds[0], ps.p[i].text);
+        for (int i = 0; i < ps.n; i++)
+            cli_say(c, "  grid_p%03d_s%llu.png  %s", i, (unsigned long long)a->seeds[0], ps.p[i].text);
     }
     json_decref(root);
     prompts_close(&ps);
@@ -89,5 +92,7 @@ int cmd_demo(int argc, char **argv)
 {
     struct gen_args a;
     gen_defaults(&a);
-    return cli_main(argc, argv, &(struct cli_main){.command = "demo", .help = help, .options = options, .take = take, .run = demo}, &a);
+    return cli_main(argc, argv,
+                    &(struct cli_main){.command = "demo", .help = help, .options = options, .take = take, .run = demo},
+                    &a);
 }

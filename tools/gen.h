@@ -11,7 +11,8 @@
 enum { GEN_SEEDS_MAX = 4096 };
 
 struct gen_args {
-    const char *model, *out, *prompt, *prompts_file, *layers, *encoder, *size, *scheduler, *negative, *dtype, *batch, *preset, *title;
+    const char *model, *out, *prompt, *prompts_file, *layers, *encoder, *size, *scheduler, *negative, *dtype, *batch,
+        *preset, *title;
     const char *preset_prompt; /* taken when the command line has none */
     bool blocks;      /* `layers` counts blocks */
     bool seed_offset; /* seed + index of the prompt */
@@ -30,26 +31,56 @@ struct gen_args {
 
 /* getopt_long values */
 enum {
-    GEN_MODEL = CLI_OWN, GEN_OUT, GEN_PROMPT, GEN_PROMPTS, GEN_LAYERS, GEN_BLOCKS, GEN_ENCODER, GEN_STEPS, GEN_GUIDANCE, GEN_SIZE,
-    GEN_SCHEDULER, GEN_NEGATIVE, GEN_NORM, GEN_NOISE, GEN_DTYPE, GEN_BATCH, GEN_PRESET, GEN_RNG, GEN_SEED, GEN_SEEDS, GEN_SEED_OFFSET,
-    GEN_TEXT, GEN_TITLES, GEN_SAVE_LATENTS, GEN_VAE_TILE, GEN_TITLE,
-    GEN_OTHER, GEN_POOLED, GEN_MAX_TOKENS, GEN_UPSCALE, GEN_CLEAN_CAPTION, GEN_END
+    GEN_MODEL = CLI_OWN,
+    GEN_OUT,
+    GEN_PROMPT,
+    GEN_PROMPTS,
+    GEN_LAYERS,
+    GEN_BLOCKS,
+    GEN_ENCODER,
+    GEN_STEPS,
+    GEN_GUIDANCE,
+    GEN_SIZE,
+    GEN_SCHEDULER,
+    GEN_NEGATIVE,
+    GEN_NORM,
+    GEN_NOISE,
+    GEN_DTYPE,
+    GEN_BATCH,
+    GEN_PRESET,
+    GEN_RNG,
+    GEN_SEED,
+    GEN_SEEDS,
+    GEN_SEED_OFFSET,
+    GEN_TEXT,
+    GEN_TITLES,
+    GEN_SAVE_LATENTS,
+    GEN_VAE_TILE,
+    GEN_TITLE,
+    GEN_OTHER,
+    GEN_POOLED,
+    GEN_MAX_TOKENS,
+    GEN_UPSCALE,
+    GEN_CLEAN_CAPTION,
+    GEN_END
 };
-#define GEN_COMMON_OPTIONS                                                                                            \
-    {"model", required_argument, NULL, GEN_MODEL}, {"out", required_argument, NULL, GEN_OUT},                         \
-        {"layers", required_argument, NULL, GEN_LAYERS}, {"blocks", required_argument, NULL, GEN_BLOCKS},             \
-        {"encoder", required_argument, NULL, GEN_ENCODER}, {"steps", required_argument, NULL, GEN_STEPS},             \
-        {"guidance", required_argument, NULL, GEN_GUIDANCE}, {"size", required_argument, NULL, GEN_SIZE},             \
-        {"scheduler", required_argument, NULL, GEN_SCHEDULER}, {"norm", required_argument, NULL, GEN_NORM},           \
-        {"noise", required_argument, NULL, GEN_NOISE}, {"dtype", required_argument, NULL, GEN_DTYPE},                 \
-        {"batch", required_argument, NULL, GEN_BATCH}, {"rng", required_argument, NULL, GEN_RNG},                     \
-        {"seed", required_argument, NULL, GEN_SEED}, {"seeds", required_argument, NULL, GEN_SEEDS},                   \
-        {"seed-offset", no_argument, NULL, GEN_SEED_OFFSET}, {"titles", required_argument, NULL, GEN_TITLES},         \
-        {"save-latents", no_argument, NULL, GEN_SAVE_LATENTS}, {"vae-tile", required_argument, NULL, GEN_VAE_TILE},   \
-        {"title", required_argument, NULL, GEN_TITLE},   \
-        {"other", required_argument, NULL, GEN_OTHER}, {"pooled", required_argument, NULL, GEN_POOLED},            \
-        {"max-tokens", required_argument, NULL, GEN_MAX_TOKENS}, {"upscale", required_argument, NULL, GEN_UPSCALE},      \
-        {"clean-caption", required_argument, NULL, GEN_CLEAN_CAPTION}
+#define GEN_COMMON_OPTIONS                                                                                             \
+    {"model", required_argument, NULL, GEN_MODEL}, {"out", required_argument, NULL, GEN_OUT},                          \
+        {"layers", required_argument, NULL, GEN_LAYERS}, {"blocks", required_argument, NULL, GEN_BLOCKS},              \
+        {"encoder", required_argument, NULL, GEN_ENCODER}, {"steps", required_argument, NULL, GEN_STEPS},              \
+        {"guidance", required_argument, NULL, GEN_GUIDANCE}, {"size", required_argument, NULL, GEN_SIZE},              \
+        {"scheduler", required_argument, NULL, GEN_SCHEDULER}, {"norm", required_argument, NULL, GEN_NORM},            \
+        {"noise", required_argument, NULL, GEN_NOISE}, {"dtype", required_argument, NULL, GEN_DTYPE},                  \
+        {"batch", required_argument, NULL, GEN_BATCH}, {"rng", required_argument, NULL, GEN_RNG},                      \
+        {"seed", required_argument, NULL, GEN_SEED}, {"seeds", required_argument, NULL, GEN_SEEDS},                    \
+        {"seed-offset", no_argument, NULL, GEN_SEED_OFFSET}, {"titles", required_argument, NULL, GEN_TITLES},          \
+        {"save-latents", no_argument, NULL, GEN_SAVE_LATENTS}, {"vae-tile", required_argument, NULL, GEN_VAE_TILE},    \
+        {"title", required_argument, NULL, GEN_TITLE}, {"other", required_argument, NULL, GEN_OTHER},                  \
+        {"pooled", required_argument, NULL, GEN_POOLED}, {"max-tokens", required_argument, NULL, GEN_MAX_TOKENS},      \
+        {"upscale", required_argument, NULL, GEN_UPSCALE},                                                             \
+    {                                                                                                                  \
+        "clean-caption", required_argument, NULL, GEN_CLEAN_CAPTION                                                    \
+    }
 #define GEN_TEXT_OPTIONS                                                                                              \
     {"prompt", required_argument, NULL, GEN_PROMPT}, {"prompts", required_argument, NULL, GEN_PROMPTS},               \
         {"negative", required_argument, NULL, GEN_NEGATIVE}, {"text", required_argument, NULL, GEN_TEXT},             \
@@ -60,7 +91,8 @@ extern const char gen_help[];
 
 void gen_defaults(struct gen_args *a);
 /* Takes option v (with optarg); < 0 with the error. gen_preset_first looks for --preset anywhere in argv (the command's
- * options) and sets its values, before any option is taken, so that order does not matter; its errors come from gen_take. */
+ * options) and sets its values, before any option is taken, so that order does not matter; its errors come from
+ * gen_take. */
 int gen_take(struct gen_args *a, int v, struct dl_err *e);
 void gen_preset_first(struct gen_args *a, int argc, char **argv, const struct option *options);
 
@@ -80,14 +112,16 @@ void gen_close(struct gen_model *m);
 int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, struct range *r, struct lens_job *job,
             struct dl_err *e);
 
-/* Says a plan (memory, work) on stderr, or where it is the result (`out`) on that stream, and puts it into the JSON result. */
+/* Says a plan (memory, work) on stderr, or where it is the result (`out`) on that stream, and puts it into the JSON
+ * result. */
 void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_plan *plan, FILE *out);
 
-/* Warns of what was cut off a text that has been encoded: prompt i, or (i < 0) a negative. Signature like lens_text.seen. */
+/* Warns of what was cut off a text that has been encoded: prompt i, or (i < 0) a negative. Signature like
+ * lens_text.seen. */
 void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODERS]);
 
-/* Everything after the plan: folder, conditions through `conds` (called once, only when images are to be made), images, figures.
- * On success the path of the figure (or folder) is in path [4096]. */
+/* Everything after the plan: folder, conditions through `conds` (called once, only when images are to be made), images,
+ * figures. On success the path of the figure (or folder) is in path [4096]. */
 struct gen_run {
     struct cli *cli;
     const struct gen_args *args;

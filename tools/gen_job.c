@@ -12,7 +12,9 @@
 int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m, struct dl_err *e)
 {
     *m = (struct gen_model){0};
-    if (!a->model) return dl_fail(e, DL_EUSAGE, "--model DIR is needed: a folder in diffusers layout, or a hub id in the local cache");
+    if (!a->model)
+        return dl_fail(e, DL_EUSAGE,
+                       "--model DIR is needed: a folder in diffusers layout, or a hub id in the local cache");
     if (prompts_check(a->model, e) < 0) return dl_fail_in(e, "--model"); /* manifests and figures name it */
     if (cli_device(c, &m->be, &m->ctx, e) < 0) return -1;
     struct pipe_opts o = {.be = m->be, .ctx = m->ctx, .text = a->text};
@@ -42,7 +44,9 @@ static int refuse_foreign(const struct gen_args *a, const struct pipe *p, struct
         {GEN_CLEAN_CAPTION, "--clean-caption", "is about DeepFloyd IF's prompts; see --text for CLIP"},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (a->foreign == known[i].option) return dl_fail(e, DL_EUSAGE, "%s %s (%s is a %s)", known[i].name, known[i].why, p->title, p->dir.class_name);
+        if (a->foreign == known[i].option)
+            return dl_fail(e, DL_EUSAGE, "%s %s (%s is a %s)", known[i].name, known[i].why, p->title,
+                           p->dir.class_name);
     return 0;
 }
 
@@ -53,8 +57,8 @@ static int pick_encoder(const struct gen_args *a, const struct pipe *p, struct d
         snprintf(number, sizeof number, "%d", i + 1);
         if (!a->encoder || !strcmp(a->encoder, p->encoder[i].folder) || !strcmp(a->encoder, number)) return i;
     }
-    return dl_fail(e, DL_EUSAGE, "--encoder %s: this model has %s%s%s", a->encoder, p->encoder[0].folder, p->n_encoders > 1 ? " and " : " only",
-                   p->n_encoders > 1 ? p->encoder[1].folder : "");
+    return dl_fail(e, DL_EUSAGE, "--encoder %s: this model has %s%s%s", a->encoder, p->encoder[0].folder,
+                   p->n_encoders > 1 ? " and " : " only", p->n_encoders > 1 ? p->encoder[1].folder : "");
 }
 
 static int read_size(const char *text, int *w, int *h, struct dl_err *e)
@@ -72,29 +76,41 @@ static int pick_type(const struct gen_args *a, const struct pipe *p, int *type, 
     if (i < 0) return -1;
     *type = i ? types[i] : p->be->supports(p->ctx, DL_BF16) ? DL_BF16 : DL_F32;
     if (i && !p->be->supports(p->ctx, types[i]))
-        return dl_fail(e, DL_EUSAGE, "--dtype %s: this %s does not compute in %s; use --dtype auto", a->dtype, !strcmp(p->be->name, "cpu") ? "CPU" : "GPU", a->dtype);
+        return dl_fail(e, DL_EUSAGE, "--dtype %s: this %s does not compute in %s; use --dtype auto", a->dtype,
+                       !strcmp(p->be->name, "cpu") ? "CPU" : "GPU", a->dtype);
     return 0;
 }
 
-int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, struct range *r, struct lens_job *job, struct dl_err *e)
+int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, struct range *r, struct lens_job *job,
+            struct dl_err *e)
 {
     int enc = pick_encoder(a, p, e), kind = SCHED_FILE, type;
     if (enc < 0 || refuse_foreign(a, p, e) < 0 || pick_type(a, p, &type, e) < 0) return -1;
-    if (range_parse(r, a->layers ? a->layers : "1:", a->layers && a->blocks ? RANGE_BLOCKS : RANGE_LAYERS, p->encoder[enc].blocks, e) < 0) return -1;
+    if (range_parse(r, a->layers ? a->layers : "1:", a->layers && a->blocks ? RANGE_BLOCKS : RANGE_LAYERS,
+                    p->encoder[enc].blocks, e) < 0)
+        return -1;
     struct pipe_gen *g = &job->gen;
-    *job = (struct lens_job){.prompt = ps->p, .n_prompts = ps->n, .k = r->k, .n_layers = r->n, .noise = a->noise, .rng = a->rng,
-                             .rng_sms = (int)a->rng_sms, .save_latents = a->save_latents};
+    *job = (struct lens_job){.prompt = ps->p,
+                             .n_prompts = ps->n,
+                             .k = r->k,
+                             .n_layers = r->n,
+                             .noise = a->noise,
+                             .rng = a->rng,
+                             .rng_sms = (int)a->rng_sms,
+                             .save_latents = a->save_latents};
     *g = (struct pipe_gen){.width = p->def.width, .height = p->def.height, .type = type, .vae_tile = (int)a->vae_tile};
     g->steps = a->steps ? (int)a->steps : p->def.steps;
     g->guidance = isnan(a->guidance) ? p->def.guidance : (float)a->guidance;
     if (a->size && read_size(a->size, &g->width, &g->height, e) < 0) return -1;
     if (a->scheduler && (kind = sched_kind_of(a->scheduler)) < 0)
-        return dl_fail(e, DL_EUSAGE, "--scheduler %s: known are pndm, ddim, euler, dpm++, ddpm and flow-euler", a->scheduler);
+        return dl_fail(e, DL_EUSAGE, "--scheduler %s: known are pndm, ddim, euler, dpm++, ddpm and flow-euler",
+                       a->scheduler);
     g->scheduler = (enum sched_kind)kind;
     int64_t batch = 0;
     if (a->batch && strcmp(a->batch, "auto") && cli_int("--batch", a->batch, 1, 4096, &batch, e) < 0) return -1;
     g->batch = (int)batch;
-    if (a->negative && g->guidance <= 1) return dl_fail(e, DL_EUSAGE, "--negative has no effect without guidance: --guidance must be above 1");
+    if (a->negative && g->guidance <= 1)
+        return dl_fail(e, DL_EUSAGE, "--negative has no effect without guidance: --guidance must be above 1");
     return 0;
 }
 
@@ -109,23 +125,27 @@ void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_
 {
     char a[32], b[32], d[32], f[32], g[32], text[1024];
     int64_t images = images_of(job);
-    double work = (double)images * ((double)plan->step_flops / plan->batch * plan->evaluations + (double)plan->decode_flops);
+    double work =
+        (double)images * ((double)plan->step_flops / plan->batch * plan->evaluations + (double)plan->decode_flops);
     snprintf(text, sizeof text,
              "plan: %" PRId64 " image%s of %d x %d pixels, %s, %d evaluation%s each, %d at once%s; %.3g TFLOP in all\n"
              "memory: text encoder %s; then denoiser %s, VAE %s, working memory %s; at most %s at a time",
-             images, images == 1 ? "" : "s", job->gen.width, job->gen.height, dl_type_name(job->gen.type), plan->evaluations,
-             plan->evaluations == 1 ? "" : "s", plan->batch, plan->vae_tile ? ", VAE in tiles" : "", work * 1e-12,
-             cli_bytes(a, plan->text_bytes + plan->text_work_bytes), cli_bytes(b, plan->denoiser_bytes), cli_bytes(d, plan->vae_bytes),
-             cli_bytes(f, plan->keep_bytes + plan->work_bytes), cli_bytes(g, plan->peak_bytes));
+             images, images == 1 ? "" : "s", job->gen.width, job->gen.height, dl_type_name(job->gen.type),
+             plan->evaluations, plan->evaluations == 1 ? "" : "s", plan->batch, plan->vae_tile ? ", VAE in tiles" : "",
+             work * 1e-12, cli_bytes(a, plan->text_bytes + plan->text_work_bytes), cli_bytes(b, plan->denoiser_bytes),
+             cli_bytes(d, plan->vae_bytes), cli_bytes(f, plan->keep_bytes + plan->work_bytes),
+             cli_bytes(g, plan->peak_bytes));
     if (out) fprintf(out, "%s\n", text);
     else cli_say(c, "%s", text);
     json_object_set_new(c->result, "plan",
-                        json_pack("{s:I, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "images", (json_int_t)images, "dtype",
-                                  dl_type_name(job->gen.type), "batch", plan->batch, "evaluations", plan->evaluations,
-                                  "vae_tile", plan->vae_tile, "text_bytes", (json_int_t)(plan->text_bytes + plan->text_work_bytes), "denoiser_bytes",
-                                  (json_int_t)plan->denoiser_bytes, "vae_bytes", (json_int_t)plan->vae_bytes, "working_bytes",
-                                  (json_int_t)(plan->keep_bytes + plan->work_bytes), "peak_bytes", (json_int_t)plan->peak_bytes, "step_flops",
-                                  (json_int_t)plan->step_flops, "decode_flops", (json_int_t)plan->decode_flops));
+                        json_pack("{s:I, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "images",
+                                  (json_int_t)images, "dtype", dl_type_name(job->gen.type), "batch", plan->batch,
+                                  "evaluations", plan->evaluations, "vae_tile", plan->vae_tile, "text_bytes",
+                                  (json_int_t)(plan->text_bytes + plan->text_work_bytes), "denoiser_bytes",
+                                  (json_int_t)plan->denoiser_bytes, "vae_bytes", (json_int_t)plan->vae_bytes,
+                                  "working_bytes", (json_int_t)(plan->keep_bytes + plan->work_bytes), "peak_bytes",
+                                  (json_int_t)plan->peak_bytes, "step_flops", (json_int_t)plan->step_flops,
+                                  "decode_flops", (json_int_t)plan->decode_flops));
 }
 
 void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODERS])
@@ -138,8 +158,9 @@ void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODER
         int n = (int)strlen(cut), shown = n;
         if (n > 160) /* a long one is shown up to a whole character */
             for (shown = 150; (cut[shown] & 0xc0) == 0x80; shown--) {}
-        if (n) cli_warn(c, "%s: longer than %d tokens; cut off: \"%.*s%s\"%s", who, st[q].tokens, shown, cut, shown < n ? "..." : "",
-                        shown < n ? " (dlens tokens shows all of it)" : "");
+        if (n)
+            cli_warn(c, "%s: longer than %d tokens; cut off: \"%.*s%s\"%s", who, st[q].tokens, shown, cut,
+                     shown < n ? "..." : "", shown < n ? " (dlens tokens shows all of it)" : "");
     }
 }
 
@@ -153,22 +174,22 @@ static json_t *settings_of(const struct gen_run *g)
     if (j->rng == RNG_TORCH_CUDA) snprintf(rng, sizeof rng, "torch-cuda:%d", j->rng_sms ? j->rng_sms : RNG_DEFAULT_SMS);
     snprintf(size, sizeof size, "%dx%d", j->gen.width, j->gen.height);
     snprintf(tile, sizeof tile, "%d", j->gen.vae_tile);
-    json_t *o = json_pack("{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "encoder",
-                     g->pipe->encoder[0].folder, "size", size, "steps", j->gen.steps,
-                     "guidance", (double)j->gen.guidance, "scheduler",
-                     j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm",
-                     g->args->norm ? "on" : "off", "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng,
-                     "dtype", dl_type_name(j->gen.type), "text", g->args->text == TEXT_HF4 ? "hf4" : "hf5", "vae_tile",
-                     j->gen.vae_tile < 0 ? "auto" : tile);
+    json_t *o =
+        json_pack("{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "encoder", g->pipe->encoder[0].folder,
+                  "size", size, "steps", j->gen.steps, "guidance", (double)j->gen.guidance, "scheduler",
+                  j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm",
+                  g->args->norm ? "on" : "off", "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng,
+                  "dtype", dl_type_name(j->gen.type), "text", g->args->text == TEXT_HF4 ? "hf4" : "hf5", "vae_tile",
+                  j->gen.vae_tile < 0 ? "auto" : tile);
     if (o && g->snapshots) json_object_set_new(o, "snapshots", json_string(g->snapshots));
     return o;
 }
 
 static json_t *run_of(const struct gen_run *g)
 {
-    return json_pack("{s:s, s:i, s:i, s:i, s:s, s:b}", "device", g->pipe->be->name, "batch", g->plan->batch, "threads", g->cli->threads,
-                     "vae_tile", g->plan->vae_tile, "titles", g->args->titles_block ? "block" : "layer", "save_latents",
-                     g->args->save_latents);
+    return json_pack("{s:s, s:i, s:i, s:i, s:s, s:b}", "device", g->pipe->be->name, "batch", g->plan->batch, "threads",
+                     g->cli->threads, "vae_tile", g->plan->vae_tile, "titles",
+                     g->args->titles_block ? "block" : "layer", "save_latents", g->args->save_latents);
 }
 
 static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
@@ -184,11 +205,22 @@ static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
     if (!mp || !settings || !run) dl_fail(e, DL_ENOMEM, "no memory for a manifest");
     else if (model_fingerprint(&g->pipe->dir, id, e) == 0 && (n = lens_images(job, &im, e)) >= 0) {
         for (int i = 0; i < job->n_prompts; i++)
-            mp[i] = (struct manifest_prompt){.text = job->prompt[i].text, .negative = job->gen.guidance > 1 ? job->prompt[i].negative : NULL};
-        struct manifest_spec s = {.dlens = DLENS_VERSION, .command = g->cli->command,
-                                  .model = {.title = g->pipe->title, .name = g->pipe->dir.spec, .class_name = g->pipe->dir.class_name, .fingerprint = id},
-                                  .settings = settings, .run = run, .prompt = mp, .n_prompts = job->n_prompts, .layer = job->k,
-                                  .n_layers = job->n_layers, .image = im, .n_images = n};
+            mp[i] = (struct manifest_prompt){.text = job->prompt[i].text,
+                                             .negative = job->gen.guidance > 1 ? job->prompt[i].negative : NULL};
+        struct manifest_spec s = {.dlens = DLENS_VERSION,
+                                  .command = g->cli->command,
+                                  .model = {.title = g->pipe->title,
+                                            .name = g->pipe->dir.spec,
+                                            .class_name = g->pipe->dir.class_name,
+                                            .fingerprint = id},
+                                  .settings = settings,
+                                  .run = run,
+                                  .prompt = mp,
+                                  .n_prompts = job->n_prompts,
+                                  .layer = job->k,
+                                  .n_layers = job->n_layers,
+                                  .image = im,
+                                  .n_images = n};
         rc = manifest_open(m, g->args->out, &s, e);
     }
     free(mp), free(im);
@@ -229,8 +261,11 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
     if (!g->args->out) return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
     if (open_folder(g, &m, e) < 0) return -1;
     int64_t before = manifest_n_done(m), images = images_of(g->job);
-    if (manifest_is_resumed(m)) cli_say(g->cli, "%s: going on, %" PRId64 " of %" PRId64 " images are done", g->args->out, before, images);
-    if (manifest_n_lost(m)) cli_warn(g->cli, "%s: %" PRId64 " finished images are gone or changed and are made again", g->args->out, manifest_n_lost(m));
+    if (manifest_is_resumed(m))
+        cli_say(g->cli, "%s: going on, %" PRId64 " of %" PRId64 " images are done", g->args->out, before, images);
+    if (manifest_n_lost(m))
+        cli_warn(g->cli, "%s: %" PRId64 " finished images are gone or changed and are made again", g->args->out,
+                 manifest_n_lost(m));
 
     int rc = 0;
     progress_open(&bar, g->cli);
@@ -248,14 +283,17 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
     if (manifest_close(m, &late) < 0 && rc == 0) rc = dl_fail(e, late.code, "%s", late.msg);
     if (rc < 0 && e->code == DL_EINTERRUPT) {
         *e = (struct dl_err){0};
-        return dl_fail(e, DL_EINTERRUPT, "interrupted: %" PRId64 " of %" PRId64 " images are in %s; the same command goes on from there", done, images,
-                       g->args->out);
+        return dl_fail(e, DL_EINTERRUPT,
+                       "interrupted: %" PRId64 " of %" PRId64 " images are in %s; the same command goes on from there",
+                       done, images, g->args->out);
     }
     if (rc < 0) return rc;
 
     struct figures f = {.cli = g->cli, .list = json_array()};
     rc = draw(g, &f, e);
-    json_object_set_new(g->cli->result, "images", json_pack("{s:I, s:I, s:I}", "total", (json_int_t)images, "made", (json_int_t)(done - before), "resumed", (json_int_t)before));
+    json_object_set_new(g->cli->result, "images",
+                        json_pack("{s:I, s:I, s:I}", "total", (json_int_t)images, "made", (json_int_t)(done - before),
+                                  "resumed", (json_int_t)before));
     json_object_set_new(g->cli->result, "out", cli_string(g->args->out));
     json_object_set_new(g->cli->result, "figures", f.list);
     json_object_set_new(g->cli->result, "step_ms", json_real(median));

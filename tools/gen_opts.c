@@ -25,7 +25,7 @@ const char gen_help[] =
     "  --rng NAME         torch-cuda[:SMS] (default) or torch-cpu: whose noise a seed gives\n"
     "  --dtype NAME       auto, f32 or bf16 (auto: what this machine computes fastest)\n"
     "  --batch N          images at once (auto)\n"
-    "  --vae-tile N       decode in tiles of N latent pixels, a multiple of 4; 0 never (auto: when memory asks for it)\n"
+    "  --vae-tile N       decode in tiles of N latent pixels, a multiple of 4; 0 never (auto: when memory is short)\n"
     "What is written\n"
     "  --out DIR          folder for manifest.json, images/ and the figure; an unfinished sweep is resumed there\n"
     "  --titles MODE      layer: cells are titled by k; block: by block, as in the tutorial\n"
@@ -39,7 +39,13 @@ const char gen_help[] =
 
 void gen_defaults(struct gen_args *a)
 {
-    *a = (struct gen_args){.norm = true, .guidance = NAN, .rng = RNG_TORCH_CUDA, .text = TEXT_HF5, .vae_tile = -1, .seeds = {17}, .n_seeds = 1};
+    *a = (struct gen_args){.norm = true,
+                           .guidance = NAN,
+                           .rng = RNG_TORCH_CUDA,
+                           .text = TEXT_HF5,
+                           .vae_tile = -1,
+                           .seeds = {17},
+                           .n_seeds = 1};
 }
 
 struct preset {
@@ -51,12 +57,23 @@ struct preset {
     enum lens_noise noise;
 };
 
-/* The NNsight tutorial's Stable Diffusion cell; the paper's code for Stable Diffusion 2.1 (main_sd.py: DPM-Solver++, one generator
- * with seed 42, layers 3, 7, ..., 23 of its annotations). */
+/* The NNsight tutorial's Stable Diffusion cell; the paper's code for Stable Diffusion 2.1 (main_sd.py: DPM-Solver++,
+ * one generator with seed 42, layers 3, 7, ..., 23 of its annotations). */
 static const struct preset presets[] = {
-    {.name = "tutorial-sd15", .layers = "all", .blocks = true, .seed = 17, .steps = 50, .guidance = 7.5,
+    {.name = "tutorial-sd15",
+     .layers = "all",
+     .blocks = true,
+     .seed = 17,
+     .steps = 50,
+     .guidance = 7.5,
      .prompt = "A few people are in the ocean splashing around"},
-    {.name = "paper-sd21", .layers = "3:24:4", .scheduler = "dpm++", .seed = 42, .steps = 50, .guidance = 7.5, .noise = LENS_SEQUENTIAL},
+    {.name = "paper-sd21",
+     .layers = "3:24:4",
+     .scheduler = "dpm++",
+     .seed = 42,
+     .steps = 50,
+     .guidance = 7.5,
+     .noise = LENS_SEQUENTIAL},
 };
 
 static const struct preset *find_preset(const char *name, struct dl_err *e)
@@ -92,13 +109,16 @@ static int take_seeds(struct gen_args *a, const char *text, struct dl_err *e)
         char *colon = strchr(item, ':');
         uint64_t from, to;
         if (colon) *colon = 0;
-        if (prompts_seed("--seeds", item, &from, e) < 0 || (colon && prompts_seed("--seeds", colon + 1, &to, e) < 0)) return -1;
+        if (prompts_seed("--seeds", item, &from, e) < 0 || (colon && prompts_seed("--seeds", colon + 1, &to, e) < 0))
+            return -1;
         if (!colon) to = from + 1;
         if (colon && to <= from) return dl_fail(e, DL_EUSAGE, "--seeds %s: %s:%s is empty", text, item, colon + 1);
         for (uint64_t v = from; v != to; v++) {
-            if (a->n_seeds == GEN_SEEDS_MAX) return dl_fail(e, DL_EUSAGE, "--seeds %s: more than %d seeds", text, GEN_SEEDS_MAX);
+            if (a->n_seeds == GEN_SEEDS_MAX)
+                return dl_fail(e, DL_EUSAGE, "--seeds %s: more than %d seeds", text, GEN_SEEDS_MAX);
             for (int i = 0; i < a->n_seeds; i++)
-                if (a->seeds[i] == v) return dl_fail(e, DL_EUSAGE, "--seeds %s: %llu is named twice", text, (unsigned long long)v);
+                if (a->seeds[i] == v)
+                    return dl_fail(e, DL_EUSAGE, "--seeds %s: %llu is named twice", text, (unsigned long long)v);
             a->seeds[a->n_seeds++] = v;
         }
         s += n;
@@ -125,7 +145,8 @@ static int on_off(const char *option, bool *out, struct dl_err *e)
 
 int gen_take(struct gen_args *a, int v, struct dl_err *e)
 {
-    static const char *const noises[] = {"shared", "sequential"}, *const texts[] = {"hf5", "hf4"}, *const titles[] = {"layer", "block"};
+    static const char *const noises[] = {"shared", "sequential"}, *const texts[] = {"hf5", "hf4"},
+                             *const titles[] = {"layer", "block"};
     int i = 0;
     switch (v) {
     case GEN_MODEL: a->model = optarg; break;
@@ -141,7 +162,9 @@ int gen_take(struct gen_args *a, int v, struct dl_err *e)
     case GEN_SCHEDULER: a->scheduler = optarg; break;
     case GEN_NEGATIVE: a->negative = optarg; break;
     case GEN_NORM: return on_off("--norm", &a->norm, e);
-    case GEN_NOISE: a->noise = (i = cli_choice("--noise", optarg, 2, noises, e)) == 1 ? LENS_SEQUENTIAL : LENS_SHARED; break;
+    case GEN_NOISE:
+        a->noise = (i = cli_choice("--noise", optarg, 2, noises, e)) == 1 ? LENS_SEQUENTIAL : LENS_SHARED;
+        break;
     case GEN_DTYPE: a->dtype = optarg; break;
     case GEN_BATCH: a->batch = optarg; break;
     case GEN_PRESET: return find_preset(optarg, e) ? 0 : -1; /* its values are there: gen_preset_first */

@@ -51,9 +51,11 @@ static void test_help_is_complete(void **state)
 {
     (void)state;
     static const char *const options[] = {
-        "--model", "--prompt", "--prompts", "--negative", "--text", "--preset", "--layers", "--blocks", "--encoder", "--norm", "--seed",
-        "--seeds", "--seed-offset", "--steps", "--guidance", "--size", "--scheduler", "--noise", "--rng", "--dtype", "--batch",
-        "--vae-tile", "--out", "--titles", "--save-latents", "--device", "--threads", "--dry-run", "--json", "--quiet"};
+        "--model",    "--prompt",  "--prompts",   "--negative", "--text",         "--preset",      "--layers",
+        "--blocks",   "--encoder", "--norm",      "--seed",     "--seeds",        "--seed-offset", "--steps",
+        "--guidance", "--size",    "--scheduler", "--noise",    "--rng",          "--dtype",       "--batch",
+        "--vae-tile", "--out",     "--titles",    "--title",    "--save-latents", "--device",      "--threads",
+        "--dry-run",  "--json",    "--quiet"};
     struct ran r;
     run_dlens(&r, root, "sweep", "--help");
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
@@ -227,7 +229,8 @@ static void test_json(void **state)
     for (int i = 0; i < 90; i++) strcat(longer, "house ");
     o = json_of("encode", "--model", sd15, "--prompt", longer, "--out", states);
     assert_int_equal(json_array_size(json_object_get(o, "warnings")), 1);
-    assert_non_null(strstr(json_string_value(json_array_get(json_object_get(o, "warnings"), 0)), "longer than 77 tokens"));
+    assert_non_null(
+        strstr(json_string_value(json_array_get(json_object_get(o, "warnings"), 0)), "longer than 77 tokens"));
     json_decref(o);
     /* A path need not be UTF-8, JSON must be. */
     char odd[CLI_PATH];
@@ -256,7 +259,8 @@ static void test_dry_run(void **state)
     run_well(root, "encode", "--model", sd15, "--prompt", "x", "--out", states);
     run_well(root, "replay", "--model", sd15, "--snapshots", states, "--out", dir, "--dry-run");
     assert_false(exists(dir));
-    refuses(4, "MiB are needed", "sweep", "--model", sd15, "--prompt", "x", "--size", "16384x16384", "--batch", "64", "--vae-tile", "0", "--dry-run");
+    refuses(4, "MiB are needed", "sweep", "--model", sd15, "--prompt", "x", "--size", "16384x16384", "--batch", "64",
+            "--vae-tile", "0", "--dry-run");
 }
 
 /* The preset's values hold unless an option says otherwise, whatever the order and however short the name. */
@@ -274,15 +278,19 @@ static void test_presets(void **state)
     o = json_of("sweep", "--model", sd15, "--preset", "tutorial-sd15", "--prompts", in_root("two"), "--dry-run");
     assert_int_equal(json_integer_value(json_object_get(json_object_get(o, "plan"), "images")), 8);
     json_decref(o);
-    refuses(2, "exclude each other", "sweep", "--model", sd15, "--preset", "tutorial-sd15", "--prompts", in_root("two"), "--prompt", "x", "--dry-run");
-    refuses(2, "--prompt TEXT or --prompts FILE is needed", "sweep", "--model", sd15, "--preset", "paper-sd21", "--dry-run");
+    refuses(2, "exclude each other", "sweep", "--model", sd15, "--preset", "tutorial-sd15", "--prompts", in_root("two"),
+            "--prompt", "x", "--dry-run");
+    refuses(2, "--prompt TEXT or --prompts FILE is needed", "sweep", "--model", sd15, "--preset", "paper-sd21",
+            "--dry-run");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_help), cmocka_unit_test(test_help_is_complete), cmocka_unit_test(test_refusals), cmocka_unit_test(test_streams),
-        cmocka_unit_test(test_json), cmocka_unit_test(test_dry_run),          cmocka_unit_test(test_presets),
+        cmocka_unit_test(test_help),     cmocka_unit_test(test_help_is_complete),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_streams),
+        cmocka_unit_test(test_json),     cmocka_unit_test(test_dry_run),
+        cmocka_unit_test(test_presets),
     };
     return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
 }
