@@ -46,6 +46,7 @@ static const struct sweep_case cases[] = {
     {"wide", "2", {"--size", "96x64", NULL}},
     {"odd", "3", {"--size", "72x56", NULL}}, /* latents of 18 x 14: halved twice, the sides become odd */
     {"tiled", "2", {"--size", "64x64", "--vae-tile", "8", NULL}},
+    {"slivers", "2", {"--size", "96x64", "--vae-tile", "20", NULL}}, /* a last row of tiles one latent pixel high */
 };
 
 static struct st_file *open_reference(int model) {

@@ -35,6 +35,7 @@ CASES = {
     "wide": ((2,), {"size": (96, 64)}),
     "odd": ((3,), {"size": (72, 56)}),
     "tiled": ((2,), {"tile": 8, "size": (64, 64)}),
+    "slivers": ((2,), {"tile": 20, "size": (96, 64)}),  # latents of 24 x 16: a last row of tiles one pixel high
 }
 
 
