@@ -1,7 +1,6 @@
 #!/bin/sh
-# From a fresh clone to a lens figure: set-up, build, and `dlens demo` with the arguments given here. The last line is
-# the path of a figure. Images go to dlens-demo/ in the current folder (--out DIR for another); a second run makes only
-# what is missing.
+# From a fresh clone to lens figures: set-up, build, and `dlens demo` with the arguments given here. Images and figures
+# go to dlens-demo/ in the current folder (--out DIR for another); a second run makes only what is missing.
 set -eu
 source=$(cd "$(dirname "$0")/.." && pwd)
 

@@ -58,9 +58,11 @@ status=0
 ctest --test-dir build-test -j "$jobs" --output-on-failure --timeout $((full ? 7200 : 900)) "$@" 2>&1 |
     tee "$log" | sed -u '/% tests passed/,$d' || status=$?
 
-# What was left out, then ctest's own last lines, which say how it went.
-skipped=$(sed -n 's/^\[  SKIPPED \] \([A-Za-z_][A-Za-z0-9_]*\)$/\1/p' build-test/Testing/Temporary/LastTest.log | sort | uniq -c)
-if [ -n "$skipped" ]; then printf 'skipped cases, each with its number of builds:\n%s\n' "$skipped"; fi
+# What was left out, then ctest's own last lines, which say how it went. ctest keeps the output of passing tests here.
+skipped=$(awk '/^[0-9]+\/[0-9]+ Testing: / { test = $3 }
+    $1 == "[" && $2 == "SKIPPED" && NF == 4 && !seen[test, $4]++ { print "  " test ": " $4 }' \
+    build-test/Testing/Temporary/LastTest.log)
+if [ -n "$skipped" ]; then printf 'left out (why: build-test/Testing/Temporary/LastTest.log):\n%s\n' "$skipped"; fi
 sed -n '/% tests passed/,$p' "$log"
 if ! grep -q '% tests passed' "$log"; then
     echo "test.sh: ctest ran no test" >&2
