@@ -173,11 +173,18 @@ static void test_full_disk(void **state)
     bool said = strstr(r.err, "No space left on device") != NULL,
          resumed = mount("tmpfs", disk, "tmpfs", MS_REMOUNT, "size=8m") == 0;
     if (rc == 1 && said && resumed && before > 0) finish(dir, before);
-    umount2(disk, MNT_DETACH);
     if (rc != 1 || !said) fail_msg("exit status %d: %s", rc, r.err);
     assert_true(resumed);
     assert_in_range(before, 1, 19);
     run_free(&r);
+}
+
+/* Also after a failure. */
+static int unmount_disk(void **state)
+{
+    (void)state;
+    umount2(in_root("disk"), MNT_DETACH);
+    return 0;
 }
 
 /* The same where no file may grow beyond a few KB, which needs no permission. latents.safetensors is what does not fit.
@@ -363,8 +370,12 @@ static void test_snapshots(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_unwritable),  cmocka_unit_test(test_other_sweeps), cmocka_unit_test(test_lost_pictures),
-        cmocka_unit_test(test_two_at_once), cmocka_unit_test(test_full_disk),    cmocka_unit_test(test_file_limit),
+        cmocka_unit_test(test_unwritable),
+        cmocka_unit_test(test_other_sweeps),
+        cmocka_unit_test(test_lost_pictures),
+        cmocka_unit_test(test_two_at_once),
+        cmocka_unit_test_teardown(test_full_disk, unmount_disk),
+        cmocka_unit_test(test_file_limit),
         cmocka_unit_test(test_snapshots),
     };
     return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
