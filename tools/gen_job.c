@@ -170,26 +170,25 @@ void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODER
 static json_t *settings_of(const struct gen_run *g)
 {
     const struct lens_job *j = g->job;
-    char rng[32] = "torch-cpu", size[32], tile[16];
+    char rng[32] = "torch-cpu", size[32];
     if (j->rng == RNG_TORCH_CUDA) snprintf(rng, sizeof rng, "torch-cuda:%d", j->rng_sms ? j->rng_sms : RNG_DEFAULT_SMS);
     snprintf(size, sizeof size, "%dx%d", j->gen.width, j->gen.height);
-    snprintf(tile, sizeof tile, "%d", j->gen.vae_tile);
     json_t *o =
-        json_pack("{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "encoder", g->pipe->encoder[0].folder,
+        json_pack("{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:i}", "encoder", g->pipe->encoder[0].folder,
                   "size", size, "steps", j->gen.steps, "guidance", (double)j->gen.guidance, "scheduler",
                   j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm",
                   g->args->norm ? "on" : "off", "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng,
                   "dtype", dl_type_name(j->gen.type), "text", g->args->text == TEXT_HF4 ? "hf4" : "hf5", "vae_tile",
-                  j->gen.vae_tile < 0 ? "auto" : tile);
+                  g->plan->vae_tile);
     if (o && g->snapshots) json_object_set_new(o, "snapshots", json_string(g->snapshots));
     return o;
 }
 
 static json_t *run_of(const struct gen_run *g)
 {
-    return json_pack("{s:s, s:i, s:i, s:i, s:s, s:b}", "device", g->pipe->be->name, "batch", g->plan->batch, "threads",
-                     g->cli->threads, "vae_tile", g->plan->vae_tile, "titles",
-                     g->args->titles_block ? "block" : "layer", "save_latents", g->args->save_latents);
+    return json_pack("{s:s, s:i, s:i, s:s, s:b}", "device", g->pipe->be->name, "batch", g->plan->batch, "threads",
+                     g->cli->threads, "titles", g->args->titles_block ? "block" : "layer", "save_latents",
+                     g->args->save_latents);
 }
 
 static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)

@@ -347,7 +347,7 @@ static void of_a_sweep(void **state)
         }
         free(svg);
     }
-    /* What the settings say counts where nothing else is asked for. */
+    /* What the manifest says counts where nothing else is asked for. */
     assert_int_equal(figure_sweep(dir, &d, &(struct figure_sweep){.out = out}, NULL, NULL, &e), 0);
     char *svg = folder_read(out, NULL);
     assert_non_null(strstr(svg, ">Layer 11<"));
