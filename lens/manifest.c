@@ -509,9 +509,11 @@ char *manifest_image_text(const struct manifest *m, int64_t image)
     const struct entry *t = &m->image[image];
     const json_t *p = json_array_get(json_object_get(m->root, "prompts"), (size_t)t->prompt);
     const json_t *root = m->root;
+    json_t *model = json_copy(json_object_get(root, "model"));
+    json_object_del(model, "name"); /* a path on the maker's machine is nobody else's business, and no setting */
     json_t *j =
-        json_pack("{sO sO sO sO sO so si so sO}", "dlens", json_object_get(root, "dlens"), "command",
-                  json_object_get(root, "command"), "model", json_object_get(root, "model"), "prompt",
+        json_pack("{sO sO so sO sO so si so sO}", "dlens", json_object_get(root, "dlens"), "command",
+                  json_object_get(root, "command"), "model", model, "prompt",
                   json_object_get(p, "text"), "negative", json_object_get(p, "negative"), "seed", seed_json(t->seed),
                   "layer", t->k, "block", block_json(t->k), "settings", json_object_get(root, "settings"));
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;

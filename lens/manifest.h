@@ -85,8 +85,9 @@ bool manifest_is_resumed(const struct manifest *m);
 int64_t manifest_n_lost(const struct manifest *m);
 /* dir/images/..., owned by the manifest. */
 const char *manifest_path(const struct manifest *m, int64_t image);
-/* The JSON for an image's iTXt chunk "dlens" (png.h): model, prompt, negative, seed, layer, block, settings. Owned by
- * the caller; NULL when memory is out. A picture must carry it for manifest_open to recognise it. */
+/* The JSON for an image's iTXt chunk "dlens" (png.h): model (without its path), prompt, negative, seed, layer,
+ * block, settings. Owned by the caller; NULL when memory is out. A picture must carry it for manifest_open to
+ * recognise it. */
 char *manifest_image_text(const struct manifest *m, int64_t image);
 
 /* An image's file is complete. May be called on another thread than the rest; the signature is writer_done's with the

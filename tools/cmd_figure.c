@@ -54,26 +54,11 @@ static int take(void *user, int v, struct dl_err *e)
     }
 }
 
-struct made {
-    json_t *list;
-    char *line; /* paths, one a line, as many as fit */
-    size_t at;
-};
-
-static void one_made(void *user, const char *path)
-{
-    struct made *m = user;
-    json_array_append_new(m->list, cli_string(path));
-    int n = snprintf(m->line + m->at, 4096 - m->at, "%s%s", m->at ? "\n" : "", path);
-    if (n > 0 && m->at + (size_t)n < 4096) m->at += (size_t)n;
-    else m->line[m->at] = 0;
-}
-
 static int figure(struct cli *c, void *user, char *line, struct dl_err *e)
 {
     const struct figure_args *a = user;
     struct manifest_doc d;
-    struct made m = {.list = json_array(), .line = line};
+    struct gen_figures m = {.list = json_array(), .line = line};
     json_object_set_new(c->result, "figures", m.list);
     if (!a->dir) return dl_fail(e, DL_EUSAGE, "the folder of a sweep is needed");
     char path[4096];
@@ -82,7 +67,7 @@ static int figure(struct cli *c, void *user, char *line, struct dl_err *e)
         return dl_fail(e, DL_EINPUT,
                        "%s: no folder with a manifest.json; dlens sweep and dlens replay make such folders", a->dir);
     if (manifest_read(&d, a->dir, e) < 0) return -1;
-    int rc = figure_sweep(a->dir, &d, &a->o, one_made, &m, e);
+    int rc = figure_sweep(a->dir, &d, &a->o, gen_figure_made, &m, e);
     manifest_doc_close(&d);
     return rc;
 }

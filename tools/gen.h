@@ -120,8 +120,16 @@ void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_
  * lens_text.seen. */
 void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODERS]);
 
+/* Collects the figures that are drawn; gen_figure_made has the signature that figure_sweep asks for. */
+struct gen_figures {
+    json_t *list; /* array of paths */
+    char *line;   /* [4096] paths, one a line, as many as fit */
+    size_t at;
+};
+void gen_figure_made(void *user, const char *path);
+
 /* Everything after the plan: folder, conditions through `conds` (called once, only when images are to be made), images,
- * figures. On success the path of the figure (or folder) is in path [4096]. */
+ * figures. On success path [4096] has the figures' paths, one a line; of many figures the folder. */
 struct gen_run {
     struct cli *cli;
     const struct gen_args *args;

@@ -227,26 +227,23 @@ static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
     return rc;
 }
 
-struct figures {
-    struct cli *cli;
-    json_t *list;
-    char first[4096];
-    int n;
-};
+enum { FIGURES_TOLD = 8 }; /* of more than these, the folder is told */
 
-static void figure_made(void *user, const char *path)
+void gen_figure_made(void *user, const char *path)
 {
-    struct figures *f = user;
-    if (!f->n++) snprintf(f->first, sizeof f->first, "%s", path);
+    struct gen_figures *f = user;
     json_array_append_new(f->list, cli_string(path));
+    int n = snprintf(f->line + f->at, 4096 - f->at, "%s%s", f->at ? "\n" : "", path);
+    if (n > 0 && f->at + (size_t)n < 4096) f->at += (size_t)n;
+    else f->line[f->at] = 0;
 }
 
-static int draw(struct gen_run *g, struct figures *f, struct dl_err *e)
+static int draw(struct gen_run *g, struct gen_figures *f, struct dl_err *e)
 {
     struct manifest_doc d;
     if (manifest_read(&d, g->args->out, e) < 0) return -1;
     struct figure_sweep o = {0};
-    int rc = figure_sweep(g->args->out, &d, &o, figure_made, f, e);
+    int rc = figure_sweep(g->args->out, &d, &o, gen_figure_made, f, e);
     manifest_doc_close(&d);
     return rc;
 }
@@ -288,7 +285,7 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
     }
     if (rc < 0) return rc;
 
-    struct figures f = {.cli = g->cli, .list = json_array()};
+    struct gen_figures f = {.list = json_array(), .line = path};
     rc = draw(g, &f, e);
     json_object_set_new(g->cli->result, "images",
                         json_pack("{s:I, s:I, s:I}", "total", (json_int_t)images, "made", (json_int_t)(done - before),
@@ -298,6 +295,6 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
     json_object_set_new(g->cli->result, "step_ms", json_real(median));
     json_object_set_new(g->cli->result, "step_ms_min", json_real(least));
     json_object_set_new(g->cli->result, "peak_rss_bytes", json_integer(cli_peak_rss()));
-    snprintf(path, 4096, "%s", f.n == 1 ? f.first : g->args->out);
+    if (json_array_size(f.list) > FIGURES_TOLD) snprintf(path, 4096, "%s", g->args->out);
     return rc;
 }
