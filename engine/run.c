@@ -32,6 +32,51 @@ void dl_run_bind(struct dl_run *r, void *base, int64_t bytes)
     r->n_log = 0;
 }
 
+/* Whether the recording, or the warm run, is of this program; if not, forgets it and takes the key over. */
+static int same_program(struct dl_replay *p, const struct dl_run *r, const void *key, int64_t bytes, struct dl_err *e)
+{
+    if (p->key_bytes == bytes && p->key && !memcmp(p->key, key, (size_t)bytes)) return 0;
+    dl_replay_close(p, r);
+    p->key = malloc(bytes ? (size_t)bytes : 1);
+    if (!p->key) return dl_fail(e, DL_ENOMEM, "no memory for a program's key");
+    memcpy(p->key, key, (size_t)bytes);
+    p->key_bytes = bytes;
+    return 0;
+}
+
+static int record(struct dl_replay *p, struct dl_run *r, void (*program)(void *), void *user, struct dl_err *e)
+{
+    if (r->be->record_begin(r->ctx, e) < 0) return -1;
+    r->mode = DL_CAPTURE;
+    program(user);
+    r->mode = DL_EAGER;
+    if (dl_run_check(r, e) == 0) return r->be->record_end(r->ctx, &p->graph, e);
+    r->be->record_end(r->ctx, NULL, NULL);
+    return -1;
+}
+
+int dl_replay_run(struct dl_replay *p, struct dl_run *r, void *work, int64_t bytes, const void *key, int64_t key_bytes,
+                  void (*program)(void *user), void *user, struct dl_err *e)
+{
+    bool can = r->be->record_begin && !r->tap && !r->log_on && !r->time_on;
+    dl_run_bind(r, work, bytes);
+    if (can) {
+        if (same_program(p, r, key, key_bytes, e) < 0) return -1;
+        if (p->warm && !p->graph && record(p, r, program, user, e) < 0) return -1;
+        if (p->graph) return r->be->replay(r->ctx, p->graph, r->step, e);
+        p->warm = true;
+    }
+    program(user);
+    return dl_run_check(r, e);
+}
+
+void dl_replay_close(struct dl_replay *p, const struct dl_run *r)
+{
+    if (p->graph) r->be->graph_free(r->ctx, p->graph);
+    free(p->key);
+    *p = (struct dl_replay){0};
+}
+
 static int load_one(struct dl_run *r, struct dl_wset *s, struct dl_w *w, struct dl_pack *p, struct dl_err *e)
 {
     if (r->be->alloc(r->ctx, p->bytes, &p->data, e) < 0) return dl_fail_in(e, "weight %s", w->name);

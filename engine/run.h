@@ -7,6 +7,9 @@
  *   dl_run_bind(&r, base, bytes); model_step(&r, ...);
  *
  * The CPU backend executes at once. A CUDA backend executes on its stream, and while it captures it records instead.
+ *
+ * A program that is run again and again with the step index alone changing can be recorded once and replayed
+ * (dl_replay): a backend that cannot record runs it again instead, so models know nothing of it.
  */
 #ifndef DL_RUN_H
 #define DL_RUN_H
@@ -32,7 +35,8 @@ struct dl_log {
     double ms; /* filled in eager runs when the run is timed */
 };
 
-struct dl_ctx; /* a backend's own state: device, streams, primitive cache */
+struct dl_ctx;   /* a backend's own state: device, streams, primitive cache */
+struct dl_graph; /* a recorded program, the backend's own */
 
 struct dl_backend {
     const char *name; /* "cpu", "cuda" */
@@ -44,7 +48,16 @@ struct dl_backend {
     int (*download)(struct dl_ctx *, void *dst, const void *src, int64_t bytes, struct dl_err *);
     int (*sync)(struct dl_ctx *, struct dl_err *);
     int64_t (*free_bytes)(struct dl_ctx *); /* memory that can still be had */
-    bool (*supports)(struct dl_ctx *, int type);  /* whether this machine computes in `type` by more than the plain reference */
+    bool (*supports)(struct dl_ctx *,
+                     int type); /* whether this machine computes in `type` by more than the plain reference */
+    /* Recording; all four are NULL in a backend without it. Between begin and end ops are recorded and not executed;
+     * what they need (weight forms, tuning, copies of host arrays) must have been made by an eager run of the same
+     * program before. end with g == NULL throws the recording away and cannot fail. replay runs it with the step index
+     * `step`. */
+    int (*record_begin)(struct dl_ctx *, struct dl_err *);
+    int (*record_end)(struct dl_ctx *, struct dl_graph **g, struct dl_err *);
+    int (*replay)(struct dl_ctx *, struct dl_graph *g, int32_t step, struct dl_err *);
+    void (*graph_free)(struct dl_ctx *, struct dl_graph *g);
     void (*close)(struct dl_ctx *);
 };
 
@@ -76,13 +89,30 @@ void dl_run_dry(struct dl_run *r);
 /* Starts real runs in memory of the backend, borrowed. */
 void dl_run_bind(struct dl_run *r, void *base, int64_t bytes);
 
+/* One program and its recording. Zeroed is valid: nothing recorded yet. */
+struct dl_replay {
+    struct dl_graph *graph;
+    void *key; /* [key_bytes] of the program that ran last; owned */
+    int64_t key_bytes;
+    bool warm; /* that program has run eagerly */
+};
+
+/* Runs `program` on r for the step r->step in `work` [bytes], as dl_run_bind and a call would. The first run of a key
+ * is eager; from the second on the program is recorded and replayed where the backend can. `key` [key_bytes] is
+ * everything that the program depends on besides the step index (row maps, sizes): another key starts afresh. A run
+ * that is tapped, logged or timed is always eager. */
+int dl_replay_run(struct dl_replay *p, struct dl_run *r, void *work, int64_t bytes, const void *key, int64_t key_bytes,
+                  void (*program)(void *user), void *user, struct dl_err *e);
+void dl_replay_close(struct dl_replay *p, const struct dl_run *r);
+
 /* Makes every weight form of the set that was asked for and has no data yet. */
 int dl_run_load(struct dl_run *r, struct dl_wset *s, struct dl_err *e);
 
 /* First failure of the run: copies it to e and returns -1, or 0. Also reports an arena that was too small. */
 int dl_run_check(struct dl_run *r, struct dl_err *e);
 
-/* Marks an inner activation by a name like "down_blocks.0.resnets.1" (printf style). Costs nothing without a listener. */
+/* Marks an inner activation by a name like "down_blocks.0.resnets.1" (printf style). Costs nothing without a listener.
+ */
 void dl_tap(struct dl_run *r, dl_act a, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 static inline bool dl_run_ok(const struct dl_run *r) { return r->err.code == DL_OK; }

@@ -50,6 +50,7 @@ struct sd {
     dl_act latent, history, eps;
     uint8_t *rgb;
     int32_t *rows; /* host memory of the row maps, see struct sd_batch */
+    struct dl_replay steps_again; /* every step but a batch's first */
 };
 
 /* One call of the denoiser: which rows there are and what they share. Arrays are in sd->rows. */

@@ -41,7 +41,7 @@ static int measure(struct sd *s, int batch, struct pipe_plan *p, struct dl_err *
 {
     struct dl_run *r = &s->run;
     struct pipe_image *im = calloc((size_t)batch, sizeof *im);
-    int32_t *rows = realloc(s->rows, (size_t)(7 * batch) * sizeof *rows);
+    int32_t *rows = realloc(s->rows, (size_t)(14 * batch + 3) * sizeof *rows); /* and as much for a program's key */
     if (rows) s->rows = rows;
     if (!im || !rows) {
         free(im);
@@ -217,10 +217,41 @@ static int stopped(const struct pipe_progress *pr, struct dl_err *e)
     return dl_fail(e, DL_EINTERRUPT, "interrupted");
 }
 
+struct step {
+    struct sd *s;
+    const struct sd_batch *b;
+};
+
+static void run_step(void *user)
+{
+    const struct step *st = user;
+    sd_prog_step(st->s, st->b);
+}
+
+/* Step k of a batch. The steps after the first are one program, told from another batch's by its row maps; all the rest
+ * that it depends on (sizes, guidance, sampler, memory) is the plan's, and goes with the denoiser. */
+static int one_step(struct pipe *p, const struct pipe_image *im, int n, int k, struct dl_err *e)
+{
+    struct sd *s = p->impl;
+    struct sd_batch b = sd_batch_of(s, im, n, k == 0);
+    struct step st = {s, &b};
+    struct dl_replay once = {0};
+    int32_t *key = s->rows + 7 * s->plan.batch, used = 0;
+    int32_t *parts[] = {b.in_row, b.c_row, b.lat_row, b.kv_row, b.u_row};
+    int counts[] = {b.latents, b.images, b.rows, b.rows, b.u_row ? b.images : 0};
+    key[used++] = b.images, key[used++] = b.rows, key[used++] = s->conds;
+    for (int i = 0; i < 5; i++)
+        for (int j = 0; j < counts[i]; j++) key[used++] = parts[i][j];
+    s->run.step = k;
+    int rc = dl_replay_run(k ? &s->steps_again : &once, &s->run, s->work, s->plan.work_bytes, key,
+                           used * (int64_t)sizeof *key, run_step, &st, e);
+    dl_replay_close(&once, &s->run);
+    return rc;
+}
+
 int sd_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e)
 {
     struct sd *s = p->impl;
-    struct dl_run *r = &s->run;
     int64_t count = pipe_latent_count(p, s->gen.width, s->gen.height), bytes = count * (int64_t)sizeof(float);
     if (warm_up(s, im, n, e) < 0) return -1;
     for (int i = 0; i < n; i++) {
@@ -229,11 +260,7 @@ int sd_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_p
     }
     for (int k = 0; k < s->table->n; k++) {
         if (stopped(pr, e) < 0) return -1;
-        struct sd_batch b = sd_batch_of(s, im, n, k == 0);
-        dl_run_bind(r, s->work, s->plan.work_bytes);
-        r->step = k;
-        sd_prog_step(s, &b);
-        if (dl_run_check(r, e) < 0 || p->be->sync(p->ctx, e) < 0) return -1;
+        if (one_step(p, im, n, k, e) < 0 || p->be->sync(p->ctx, e) < 0) return -1;
         if (pr && pr->step) pr->step(pr->user, k + 1, s->table->n);
     }
     for (int i = 0; i < n; i++)
@@ -305,6 +332,7 @@ int sd_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pi
 void sd_drop_denoiser(struct pipe *p)
 {
     struct sd *s = p->impl;
+    dl_replay_close(&s->steps_again, &s->run);
     if (s->keep) p->be->free(p->ctx, s->keep);
     if (s->work) p->be->free(p->ctx, s->work);
     s->keep = s->work = NULL;
