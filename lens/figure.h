@@ -36,6 +36,7 @@ struct figure_spec {
 enum { FIGURE_CELL_MIN = 32, FIGURE_CELL_MAX = 4096 };
 
 int figure_columns(int n_cells); /* ceil(sqrt(n)) */
+bool figure_built(void);         /* whether this build draws figures */
 
 /* A suffix other than .png, .pdf and .svg and a figure that is too large are DL_EUSAGE; a bad PNG DL_EINPUT. */
 int figure_draw(const struct figure_spec *s, const char *path, struct dl_err *e);

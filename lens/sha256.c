@@ -1,35 +1,101 @@
+/* SHA-256 after FIPS 180-4. */
 #include "lens/sha256.h"
 
 #include <errno.h>
-#include <glib.h>
 #include <stdio.h>
 #include <string.h>
 
-static void finish(char hex[SHA256_HEX], GChecksum *sum)
+struct sum {
+    uint32_t h[8];
+    uint64_t bytes;
+    uint8_t block[64];
+};
+
+/* Fractional parts of the cube roots of the first 64 primes. */
+static const uint32_t k256[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+static uint32_t turn(uint32_t v, int by) { return v >> by | v << (32 - by); }
+
+static void take_block(struct sum *s, const uint8_t *p)
 {
-    memcpy(hex, g_checksum_get_string(sum), SHA256_HEX);
-    g_checksum_free(sum);
+    uint32_t w[64], v[8];
+    for (int i = 0; i < 16; i++)
+        w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 | (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
+    for (int i = 16; i < 64; i++) {
+        uint32_t a = w[i - 15], b = w[i - 2];
+        w[i] = w[i - 16] + (turn(a, 7) ^ turn(a, 18) ^ a >> 3) + w[i - 7] + (turn(b, 17) ^ turn(b, 19) ^ b >> 10);
+    }
+    memcpy(v, s->h, sizeof v);
+    for (int i = 0; i < 64; i++) {
+        uint32_t a = v[0], e = v[4];
+        uint32_t t1 = v[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & v[5]) ^ (~e & v[6])) + k256[i] + w[i];
+        uint32_t t2 = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
+        memmove(v + 1, v, 7 * sizeof *v);
+        v[4] += t1, v[0] = t1 + t2;
+    }
+    for (int i = 0; i < 8; i++) s->h[i] += v[i];
+}
+
+/* Fractional parts of the square roots of the first 8 primes. */
+static void begin(struct sum *s)
+{
+    *s = (struct sum){
+        .h = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
+}
+
+static void update(struct sum *s, const uint8_t *p, int64_t n)
+{
+    while (n > 0) {
+        int64_t at = (int64_t)(s->bytes % 64), part = 64 - at < n ? 64 - at : n;
+        if (part == 64) {
+            take_block(s, p);
+        } else {
+            memcpy(s->block + at, p, (size_t)part);
+            if (at + part == 64) take_block(s, s->block);
+        }
+        s->bytes += (uint64_t)part, p += part, n -= part;
+    }
+}
+
+static void finish(char hex[SHA256_HEX], struct sum *s)
+{
+    static const uint8_t pad[64] = {0x80};
+    uint64_t bits = s->bytes * 8;
+    uint8_t length[8];
+    for (int i = 0; i < 8; i++) length[i] = (uint8_t)(bits >> (56 - 8 * i));
+    update(s, pad, 1 + (int64_t)((119 - s->bytes % 64) % 64));
+    update(s, length, 8);
+    for (int i = 0; i < 8; i++) snprintf(hex + 8 * i, 9, "%08x", s->h[i]);
 }
 
 void sha256_bytes(char hex[SHA256_HEX], const void *data, int64_t bytes)
 {
-    GChecksum *sum = g_checksum_new(G_CHECKSUM_SHA256);
-    g_checksum_update(sum, data, bytes);
-    finish(hex, sum);
+    struct sum s;
+    begin(&s);
+    update(&s, data, bytes);
+    finish(hex, &s);
 }
 
 int sha256_file(char hex[SHA256_HEX], const char *path, int64_t *bytes, struct dl_err *e)
 {
     FILE *f = fopen(path, "rb");
     if (!f) return dl_fail(e, DL_EFAIL, "%s: cannot be opened: %s", path, strerror(errno));
-    GChecksum *sum = g_checksum_new(G_CHECKSUM_SHA256);
+    struct sum s;
     unsigned char part[1 << 16];
     int64_t total = 0;
-    for (size_t n; (n = fread(part, 1, sizeof part, f)) > 0; total += (int64_t)n)
-        g_checksum_update(sum, part, (gssize)n);
+    begin(&s);
+    for (size_t n; (n = fread(part, 1, sizeof part, f)) > 0; total += (int64_t)n) update(&s, part, (int64_t)n);
     int failed = ferror(f), why = errno;
     fclose(f);
-    finish(hex, sum);
+    finish(hex, &s);
     if (failed) return dl_fail(e, DL_EFAIL, "%s: cannot be read: %s", path, strerror(why));
     if (bytes) *bytes = total;
     return 0;

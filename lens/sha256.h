@@ -1,4 +1,4 @@
-/* sha256.h: SHA-256 as 64 lower-case hexadecimal digits (the hash itself is glib's, which pango brings with it). */
+/* sha256.h: SHA-256 (FIPS 180-4) as 64 lower-case hexadecimal digits. */
 #ifndef LENS_SHA256_H
 #define LENS_SHA256_H
 

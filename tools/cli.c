@@ -1,5 +1,8 @@
 #include "tools/cli.h"
 #include "kernels/cpu/cpu.h"
+#ifdef DLENS_HAVE_CUDA
+#include "kernels/cuda/cuda.h"
+#endif
 
 #include <errno.h>
 #include <math.h>
@@ -181,11 +184,24 @@ int64_t cli_peak_rss(void)
     return kib * 1024;
 }
 
+/* Number N of "cuda:N" (0 for "cuda"). */
+static int open_cuda(const char *device, const struct dl_backend **be, struct dl_ctx **ctx, struct dl_err *e)
+{
+#ifdef DLENS_HAVE_CUDA
+    int64_t n = 0;
+    if (device[4] && cli_int("--device cuda:", device + 5, 0, 1023, &n, e) < 0) return -1;
+    const char *own = getenv("DLENS_CUDA_OWN"); /* 1: without cuBLASLt, to tell whose fault something is */
+    return cuda_open(be, ctx, &(struct dl_cuda_opts){.device = (int)n, .no_libraries = own && !strcmp(own, "1")}, e);
+#else
+    (void)be, (void)ctx;
+    return dl_fail(e, DL_ENOMEM, "--device %s: this dlens was built without a CUDA backend; use --device cpu", device);
+#endif
+}
+
 int cli_device(const struct cli *c, const struct dl_backend **be, struct dl_ctx **ctx, struct dl_err *e)
 {
     if (!strncmp(c->device, "cuda", 4) && (!c->device[4] || c->device[4] == ':'))
-        return dl_fail(e, DL_ENOMEM, "--device %s: this dlens was built without a CUDA backend; use --device cpu",
-                       c->device);
+        return open_cuda(c->device, be, ctx, e);
     if (strcmp(c->device, "auto") && strcmp(c->device, "cpu"))
         return dl_fail(e, DL_EUSAGE, "--device %s: known are auto, cpu, cuda and cuda:N", c->device);
     return cpu_open(be, ctx, &(struct dl_cpu_opts){.threads = c->threads}, e);

@@ -241,6 +241,10 @@ void gen_figure_made(void *user, const char *path)
 static int draw(struct gen_run *g, struct gen_figures *f, struct dl_err *e)
 {
     struct manifest_doc d;
+    if (!figure_built()) {
+        cli_warn(g->cli, "%s: no figure is drawn: this dlens was built without cairo and pango", g->args->out);
+        return 0;
+    }
     if (manifest_read(&d, g->args->out, e) < 0) return -1;
     struct figure_sweep o = {0};
     int rc = figure_sweep(g->args->out, &d, &o, gen_figure_made, f, e);

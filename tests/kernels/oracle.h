@@ -20,10 +20,18 @@
 
 #include <cmocka.h>
 
+#ifdef RIG_CUDA /* the same tests with the CUDA table in the place of the default one: tests/cuda/ */
+#include "tests/cuda/rig_cuda.h"
+#endif
+
 #define UNUSED __attribute__((unused))
 
 static const double u_acc = 0x1p-24; /* f32 sums */
+#ifdef RIG_CUDA
+enum { C_ACC = 32, C_FN = 16, CANARY = 0x5a }; /* tensor cores cut where they add; the device's exp, tanh, erf */
+#else
 enum { C_ACC = 8, C_FN = 8, CANARY = 0x5a };
+#endif
 
 /* Unit roundoff of a type. */
 UNUSED static double u_of(int t) { return t == DL_F32 ? 0x1p-24 : t == DL_F16 ? 0x1p-11 : 0x1p-8; }
@@ -39,8 +47,10 @@ struct rig {
     const struct dl_backend *be[TABLES];
     struct dl_ctx *ctx[TABLES];
     struct dl_wset set;
+#ifndef RIG_CUDA
     void *mem[4096];
     int n_mem;
+#endif
     uint64_t seed;
     const char *variant; /* of the latest run */
 };
@@ -52,6 +62,10 @@ UNUSED static int rig_open(void **state)
     (void)state;
     struct dl_err e = {0};
     rig.seed = 1;
+#ifdef RIG_CUDA
+    rig_cuda_open(&rig.be[DEFAULT], &rig.ctx[DEFAULT]);
+    return cpu_open(&rig.be[REFERENCE], &rig.ctx[REFERENCE], &(struct dl_cpu_opts){.threads = 2, .reference_only = true}, &e);
+#endif
     for (int i = 0; i < TABLES; i++) {
         struct dl_cpu_opts o = {.threads = 2, .reference_only = i == REFERENCE};
         if (cpu_open(&rig.be[i], &rig.ctx[i], &o, &e) < 0) return -1;
@@ -66,8 +80,12 @@ UNUSED static int rig_clear(void **state)
 {
     (void)state;
     dl_wset_close(&rig.set);
+#ifdef RIG_CUDA
+    rig_cuda_clear();
+#else
     for (int i = 0; i < rig.n_mem; i++) free(rig.mem[i]);
     rig.n_mem = 0;
+#endif
     return 0;
 }
 
@@ -78,13 +96,39 @@ UNUSED static int rig_close(void **state)
     return 0;
 }
 
+/* Memory that every table can compute in. */
 UNUSED static void *t_mem(int64_t bytes)
 {
+#ifdef RIG_CUDA
+    return memset(rig_cuda_mem(bytes + 127), CANARY, (size_t)(bytes + 127) & ~(size_t)63);
+#else
     assert_true(rig.n_mem < (int)(sizeof rig.mem / sizeof rig.mem[0]));
     void *p = aligned_alloc(64, (size_t)(bytes + 127) & ~(size_t)63);
     assert_non_null(p);
     memset(p, CANARY, (size_t)(bytes + 127) & ~(size_t)63);
     return rig.mem[rig.n_mem++] = p;
+#endif
+}
+
+UNUSED static void *t_copy(const void *from, int64_t bytes) { return memcpy(t_mem(bytes), from, (size_t)bytes); }
+
+/* `bytes` of one value in memory of the backend's; that they have it still. */
+UNUSED static void t_fill(int table, void *at, int value, int64_t bytes)
+{
+    void *p = malloc((size_t)bytes + 1);
+    assert_non_null(p);
+    memset(p, value, (size_t)bytes);
+    assert_int_equal(rig.be[table]->upload(rig.ctx[table], at, p, bytes, NULL), 0);
+    free(p);
+}
+
+UNUSED static void t_filled(int table, const void *at, int value, int64_t bytes)
+{
+    uint8_t *p = malloc((size_t)bytes + 1);
+    assert_non_null(p);
+    assert_int_equal(rig.be[table]->download(rig.ctx[table], p, at, bytes, NULL), 0);
+    for (int64_t i = 0; i < bytes; i++) assert_int_equal(p[i], value);
+    free(p);
 }
 
 /* Uniform in [-1, 1). */
@@ -183,6 +227,20 @@ UNUSED static double t_w_at(const struct dl_w *w, int64_t index, int t)
     return (double)dl_load(&v, t, 0);
 }
 
+/* Frees every weight form, so that another table may make its own of the same weights. */
+UNUSED static void t_drop_packs(int table)
+{
+    for (int64_t i = 0; i < rig.set.n; i++) {
+        for (struct dl_pack *p = rig.set.w[i]->packs, *next; p; p = next) {
+            next = p->next;
+            if (p->data) rig.be[table]->free(rig.ctx[table], p->data);
+            if (p->drop) p->drop(p->arg);
+            free(p);
+        }
+        rig.set.w[i]->packs = NULL;
+    }
+}
+
 /* Dry run, load, real run in exactly as much memory as the dry run asked for, poisoned before. */
 UNUSED static void rig_run(int table, int type, int step, void (*op)(struct dl_run *, void *), void *arg)
 {
@@ -196,14 +254,16 @@ UNUSED static void rig_run(int table, int type, int step, void (*op)(struct dl_r
     int64_t peak = r.arena.peak_bytes;
     if (dl_run_load(&r, &rig.set, &e) < 0) fail_msg("load: %s", e.msg);
     assert_int_equal(r.be->alloc(r.ctx, peak + DL_ALIGN, &mem, &e), 0);
-    memset(mem, 0xff, (size_t)peak);
-    memset((uint8_t *)mem + peak, CANARY, DL_ALIGN);
+    t_fill(table, mem, 0xff, peak);
+    t_fill(table, (uint8_t *)mem + peak, CANARY, DL_ALIGN);
     dl_run_bind(&r, mem, peak);
     op(&r, arg);
     if (dl_run_check(&r, &e) < 0) fail_msg("run: %s", e.msg);
+    if (r.be->sync(r.ctx, &e) < 0) fail_msg("run (%s): %s", r.variant, e.msg);
     assert_int_equal(r.arena.peak_bytes, peak);
-    for (int i = 0; i < DL_ALIGN; i++) assert_int_equal(((uint8_t *)mem)[peak + i], CANARY);
+    t_filled(table, (uint8_t *)mem + peak, CANARY, DL_ALIGN);
     rig.variant = r.variant;
+    t_drop_packs(table);
     r.be->free(r.ctx, mem);
     dl_run_close(&r);
 }
@@ -236,9 +296,12 @@ UNUSED static void t_compare(const char *name, int table, dl_act y, const struct
                   rig.variant, 100 * worst);
 }
 
-/* Row i of y is bit for bit the one row of `alone`. */
+/* Row i of y is bit for bit the one row of `alone`. On CUDA another batch or pitch may mean another algorithm. */
 UNUSED static void t_same_row(const char *name, dl_act y, int64_t i, dl_act alone)
 {
+#ifdef RIG_CUDA
+    if (strcmp(rig.variant, "reference")) return;
+#endif
     for (int64_t p = 0; p < (int64_t)y.h * y.w; p++) {
         size_t size = (size_t)dl_type_bytes(y.t);
         const uint8_t *a = (const uint8_t *)y.p + (size_t)t_index(y, i, p, 0) * size;

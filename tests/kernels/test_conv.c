@@ -154,7 +154,7 @@ static void cases_hold(void **state)
 static void by_hand(void **state)
 {
     (void)state;
-    float x[4] = {1, 1, 1, 1}, y[4];
+    float *x = t_copy((float[]){1, 1, 1, 1}, 16), *y = t_mem(16);
     struct job j = {.a = {.x = dl_act_at(x, DL_F32, 1, 2, 2, 1), .y = dl_act_at(y, DL_F32, 1, 2, 2, 1), .k = 3}};
     j.a.w = t_w(DL_F32, 1, 0, 0, 4, (int64_t[]){1, 1, 3, 3});
     memcpy((void *)(uintptr_t)j.a.w->part[0].file, (float[]){1, 2, 3, 4, 5, 6, 7, 8, 9}, 36);

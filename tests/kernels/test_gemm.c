@@ -103,7 +103,7 @@ static void in_place(void **state)
 static void by_hand(void **state)
 {
     (void)state;
-    float x[2] = {1, 2}, y[2];
+    float *x = t_copy((float[]){1, 2}, 8), *y = t_mem(8);
     struct dl_w *w = t_w(DL_F32, 1, 0, 0, 2, (int64_t[]){2, 2}), *b = t_w1(DL_F32, 2, 0, 0);
     memcpy((void *)(uintptr_t)w->part[0].file, (float[]){3, 4, 5, 6}, 16);
     memcpy((void *)(uintptr_t)b->part[0].file, (float[]){1, -20}, 8);

@@ -207,7 +207,7 @@ static void image(void **state)
     for (int table = 0; table < TABLES; table++)
         for (int t = DL_F32; t <= DL_BF16; t++) {
             dl_act a = t_act(t, 2, 1, 1, 4, 0);
-            uint8_t u8[7] = {[6] = CANARY};
+            uint8_t *u8 = t_mem(7); /* canaries */
             for (int i = 0; i < 8; i++) dl_store(a.p, t, i, x[i / 4][i % 4]);
             struct dl_image j = {.x = a, .u8 = u8};
             rig_run(table, t, 0, call_image, &j);

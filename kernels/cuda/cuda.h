@@ -1,0 +1,33 @@
+/* cuda.h: the CUDA backend, for NVIDIA GPUs of compute capability 8.0 and later.
+ *
+ * f16, bf16 and f32 run, sums in f32 always. Matrix products go to cuBLASLt where it has the epilogue that is asked
+ * for; everything else is hand-written (kernels.h, igemm.h). All work is enqueued on one stream; entries of the op
+ * table return at once, and faults of kernels come up at the next sync or download.
+ *
+ * Memory: what a run needs comes out of its arena, workspaces included. Outside it the backend holds two pinned staging
+ * buffers, the step index, and small immutable copies of host arrays (row maps, sampler tables).
+ *
+ * Tuning: the first eager run of a matrix product's shape times cuBLASLt's candidates and keeps the fastest, also in
+ * $XDG_CACHE_HOME/dlens (or ~/.cache/dlens), one file for each device and library version. Never during a capture.
+ *
+ * Errors of cuda_open: no driver, a driver too old for this build, no such device, one that is too old or that this
+ * build has no code for: DL_ENOMEM (the exit code for "no memory, no such device"), naming what was found. */
+#ifndef DL_CUDA_H
+#define DL_CUDA_H
+
+#include "engine/run.h"
+
+struct dl_cuda_opts {
+    int device;        /* index as CUDA counts, CUDA_VISIBLE_DEVICES respected */
+    bool no_libraries; /* our own kernels alone, no cuBLASLt: for tests and benchmarks */
+    bool no_tuning;    /* the library's first proposal, no timing, no cache file */
+};
+
+/* On success *be and *ctx are set; ctx is owned by the caller (be->close). */
+int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl_cuda_opts *o, struct dl_err *e);
+
+/* "NVIDIA H200, compute capability 9.0, 132 multiprocessors, 139.8 GiB, driver 13.0": for manifests and reports. */
+const char *cuda_describe(const struct dl_ctx *c);
+int cuda_multiprocessors(const struct dl_ctx *c);
+
+#endif

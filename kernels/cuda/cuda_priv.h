@@ -1,0 +1,82 @@
+/* cuda_priv.h: what the CUDA backend's own files share.
+ *
+ * Entries receive arguments that engine/op.c has checked and completed. In a dry run an entry asks for its weight
+ * forms, takes and releases the same scratch as later, sets r->variant and launches nothing; its choice of variant
+ * depends on its arguments alone (addresses of a dry arena are as aligned as those of a real one). In a capture an
+ * entry must find everything made by an eager run of the same program: copies of host arrays, tuned algorithms. */
+#ifndef CUDA_PRIV_H
+#define CUDA_PRIV_H
+
+#include "engine/run.h"
+#include "kernels/cuda/cuda.h"
+
+#include <cuda_runtime_api.h>
+
+enum { CUDA_STAGE_BYTES = 16 << 20, CUDA_STAGES = 2 };
+
+struct cuda_blas;  /* gemm_lt.c: handle, algorithms; NULL with no_libraries */
+struct cuda_const; /* consts.c */
+
+struct dl_ctx {
+    struct dl_backend be; /* what cuda_open hands out */
+    struct dl_ops ops;
+    struct dl_cuda_opts opts;
+    int device, cc, sms;
+    int64_t total_bytes;
+    char text[160]; /* cuda_describe */
+    char name[96];  /* device name without blanks, for file names */
+    cudaStream_t stream;
+    int32_t *step;    /* device: the step index that kernels read */
+    int32_t step_now; /* its value once the stream is done; -1: not known */
+    void *stage[CUDA_STAGES]; /* pinned [CUDA_STAGE_BYTES] */
+    cudaEvent_t stage_done[CUDA_STAGES];
+    bool capturing;
+    struct cuda_const *consts;
+    struct cuda_blas *blas;
+};
+
+/* Fails with the name and text of a CUDA error, what was tried before it; DL_ENOMEM when memory was out. */
+int cuda_fail(struct dl_err *e, cudaError_t rc, const char *what, ...) __attribute__((format(printf, 3, 4)));
+
+/* What a launch function of kernels.h or igemm.h returned, into the run's error. */
+void cuda_launched(struct dl_run *r, const char *op, int rc);
+
+/* The device's step index, made equal to the run's in eager runs. */
+const int32_t *cuda_step(struct dl_run *r);
+
+/* A device copy of a small host array, of immutable content: the same content gives the same address. NULL in a dry
+ * run, for a NULL array and after a failure (in r->err). */
+const void *cuda_const(struct dl_run *r, const void *host, int64_t bytes);
+void cuda_consts_close(struct dl_ctx *c);
+
+/* Weight forms. `t` is the run's type, to which values are rounded first: plain in t, file's order; f32 elements; a
+ * convolution's [out][kh][kw][in] in t. NULL in a dry run (the form is asked for) and after a failure. */
+const void *cuda_w_plain(struct dl_run *r, struct dl_w *w, int t);
+const float *cuda_w_wide(struct dl_run *r, struct dl_w *w, int t);
+const void *cuda_w_ohwi(struct dl_run *r, struct dl_w *w, int t);
+
+/* Whether the entry is to launch: not in a dry run, not after a failure. */
+static inline bool cuda_live(const struct dl_run *r) { return !dl_run_is_dry(r) && dl_run_ok(r) && !r->arena.failed; }
+
+int cuda_upload(struct dl_ctx *c, void *dst, const void *src, int64_t bytes, struct dl_err *e);
+
+/* Capture, see engine/run.h. */
+int cuda_record_begin(struct dl_ctx *c, struct dl_err *e);
+int cuda_record_end(struct dl_ctx *c, struct dl_graph **g, struct dl_err *e);
+int cuda_replay(struct dl_ctx *c, struct dl_graph *g, int32_t step, struct dl_err *e);
+void cuda_graph_free(struct dl_ctx *c, struct dl_graph *g);
+
+/* cuBLASLt. */
+enum { CUDA_LT_WORKSPACE = 32 << 20 };
+int cuda_blas_open(struct dl_ctx *c, struct dl_err *e);
+void cuda_blas_close(struct dl_ctx *c);
+/* Whether the library does this product whole, epilogue included; from the arguments alone. */
+bool cuda_blas_takes(const struct dl_ctx *c, const struct dl_gemm *a);
+/* bias in y's type; workspace [CUDA_LT_WORKSPACE]. */
+void cuda_blas_gemm(struct dl_run *r, const struct dl_gemm *a, const void *w, const void *bias, void *workspace);
+
+void cuda_op_gemm(struct dl_run *r, const struct dl_gemm *a);
+void cuda_op_conv(struct dl_run *r, const struct dl_conv *a);
+void cuda_ops_init(struct dl_ops *ops);
+
+#endif

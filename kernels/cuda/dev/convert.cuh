@@ -1,0 +1,117 @@
+/* convert.cuh: groups of V = 8 or 1 neighbouring elements between memory of any type and f32 registers.
+ *
+ * The typed functions know the type when they are compiled; the _t ones branch on it, the same way in every thread.
+ * V = 8 needs 16-byte aligned addresses: the launch functions choose it by k_vec_ok and its like.
+ */
+#ifndef DL_CUDA_CONVERT_CUH
+#define DL_CUDA_CONVERT_CUH
+
+#include "kernels/cuda/dev/ptx.cuh"
+#include "kernels/cuda/kernels.h"
+
+__device__ __forceinline__ void k_unpack2(float v[2], uint32_t u, dl_half)
+{
+    float2 f = dl_f16x2_to(u);
+    v[0] = f.x, v[1] = f.y;
+}
+__device__ __forceinline__ void k_unpack2(float v[2], uint32_t u, dl_bf16)
+{
+    v[0] = dl_bits_f32(u << 16), v[1] = dl_bits_f32(u & 0xffff0000u);
+}
+
+template <int V, class T> __device__ __forceinline__ void k_load(float *v, const T *p)
+{
+    if (V == 1) {
+        v[0] = dl_to_f32(dl_ld(p));
+        return;
+    }
+    uint4 u = dl_ld(reinterpret_cast<const uint4 *>(p));
+    k_unpack2(v, u.x, T());
+    k_unpack2(v + 2, u.y, T());
+    k_unpack2(v + 4, u.z, T());
+    k_unpack2(v + 6, u.w, T());
+}
+
+template <int V> __device__ __forceinline__ void k_load(float *v, const float *p)
+{
+    if (V == 1) {
+        v[0] = dl_ld(p);
+        return;
+    }
+    float4 a = dl_ld(reinterpret_cast<const float4 *>(p)), b = dl_ld(reinterpret_cast<const float4 *>(p) + 1);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+
+template <int V, class T> __device__ __forceinline__ void k_store(T *p, const float *v)
+{
+    if (V == 1) {
+        T t;
+        dl_of_f32(t, v[0]);
+        dl_st(p, t);
+        return;
+    }
+    dl_st(reinterpret_cast<uint4 *>(p), make_uint4(dl_pack2<T>(v[0], v[1]), dl_pack2<T>(v[2], v[3]),
+                                                   dl_pack2<T>(v[4], v[5]), dl_pack2<T>(v[6], v[7])));
+}
+
+template <int V> __device__ __forceinline__ void k_store(float *p, const float *v)
+{
+    if (V == 1) {
+        dl_st(p, v[0]);
+        return;
+    }
+    dl_st(reinterpret_cast<float4 *>(p), make_float4(v[0], v[1], v[2], v[3]));
+    dl_st(reinterpret_cast<float4 *>(p) + 1, make_float4(v[4], v[5], v[6], v[7]));
+}
+
+/* Elements i .. i + V - 1 of p, which holds type t. */
+template <int V> __device__ __forceinline__ void k_load_t(float *v, const void *p, int t, int64_t i)
+{
+    if (t == DL_F32) k_load<V>(v, static_cast<const float *>(p) + i);
+    else if (t == DL_F16) k_load<V>(v, static_cast<const dl_half *>(p) + i);
+    else k_load<V>(v, static_cast<const dl_bf16 *>(p) + i);
+}
+
+template <int V> __device__ __forceinline__ void k_store_t(void *p, int t, int64_t i, const float *v)
+{
+    if (t == DL_F32) k_store<V>(static_cast<float *>(p) + i, v);
+    else if (t == DL_F16) k_store<V>(static_cast<dl_half *>(p) + i, v);
+    else k_store<V>(static_cast<dl_bf16 *>(p) + i, v);
+}
+
+__device__ __forceinline__ int64_t k_at(const dl_act &a, int64_t row, int64_t pixel, int64_t c)
+{
+    return row * a.rs + pixel * a.ld + c;
+}
+
+__device__ __forceinline__ int k_step(const int32_t *step) { return step ? dl_ld(step) : 0; }
+
+template <int V>
+__device__ __forceinline__ void k_load_vec(float *v, const dl_vec &a, int step, int64_t row, int64_t c)
+{
+    k_load_t<V>(v, a.p, a.t, step * a.ss + row * a.rs + c);
+}
+
+/* ---- on the host: may the V = 8 variant run? ---- */
+
+static inline bool k_float(int t) { return t == DL_F32 || t == DL_F16 || t == DL_BF16; }
+static inline bool k_ptr_ok(const void *p) { return (uintptr_t)p % 16 == 0; } /* NULL is */
+static inline bool k_act_ok(const dl_act *a)
+{
+    return k_ptr_ok(a->p) && a->ld % 8 == 0 && a->rs % 8 == 0 && a->c % 8 == 0;
+}
+static inline bool k_vec_ok(const dl_vec *v)
+{
+    return !v->p || (k_ptr_ok(v->p) && v->rs % 8 == 0 && v->ss % 8 == 0);
+}
+static inline int64_t k_pixels(const dl_act *a) { return (int64_t)a->h * a->w; }
+
+enum { K_THREADS = 256, K_MAX_ROWS = 65535 };
+
+/* Blocks for `items` threads of one row; 0: too many. */
+static inline unsigned k_blocks(int64_t items)
+{
+    return items < 1 || items > INT32_MAX - K_THREADS ? 0 : (unsigned)((items + K_THREADS - 1) / K_THREADS);
+}
+
+#endif

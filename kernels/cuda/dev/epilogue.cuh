@@ -1,0 +1,58 @@
+/* epilogue.cuh: activation functions, and what follows a matrix product's sum, in struct dl_epi's order. */
+#ifndef DL_CUDA_EPILOGUE_CUH
+#define DL_CUDA_EPILOGUE_CUH
+
+#include "kernels/cuda/dev/convert.cuh"
+
+/* v / (1 + e^(-k v)); e^ overflows to infinity for very negative v, and the quotient is then 0, as it should be. */
+__device__ __forceinline__ float k_swish(float v, float k)
+{
+    return dl_div_fast(v, 1 + dl_ex2(-1.4426950408889634f * k * v));
+}
+
+/* enum dl_fn; the branch is the same in every thread. tanh(u) = 1 - 2 / (1 + e^2u), so the tanh form of GELU is a
+ * swish of its argument. */
+__device__ __forceinline__ float k_fn(int fn, float v)
+{
+    if (fn == DL_SILU) return k_swish(v, 1);
+    if (fn == DL_GELU) return 0.5f * v * (1 + erff(v * 0.70710678118654752f));
+    if (fn == DL_GELU_TANH) return k_swish(v, 1.5957691216057308f * (1 + 0.044715f * v * v));
+    if (fn == DL_QUICK_GELU) return k_swish(v, 1.702f);
+    return v;
+}
+
+/* s[V]: sums of channels c .. of a pixel, s2 [V] the second half's with glu; the result in s. */
+template <int V>
+__device__ __forceinline__ void k_epi(const cuda_epi_args &a, int step, int64_t row, int64_t pixel, int64_t c, float *s,
+                                      float *s2)
+{
+    float v[V];
+    if (a.bias) {
+        k_load<V>(v, a.bias + c);
+        for (int j = 0; j < V; j++) s[j] += v[j];
+        if (a.glu) {
+            k_load<V>(v, a.bias + a.y.c + c);
+            for (int j = 0; j < V; j++) s2[j] += v[j];
+        }
+    }
+    if (a.glu) {
+        for (int j = 0; j < V; j++) s[j] *= k_fn(a.fn, s2[j]);
+    } else {
+        for (int j = 0; j < V; j++) s[j] = k_fn(a.fn, s[j]);
+    }
+    if (a.add.p) {
+        k_load_vec<V>(v, a.add, step, row, c);
+        for (int j = 0; j < V; j++) s[j] += v[j];
+    }
+    if (a.gate.p) {
+        k_load_vec<V>(v, a.gate, step, row, c);
+        for (int j = 0; j < V; j++) s[j] *= v[j];
+    }
+    if (a.res.p) {
+        k_load_t<V>(v, a.res.p, a.res.t, k_at(a.res, row, pixel, c));
+        for (int j = 0; j < V; j++) s[j] += v[j];
+    }
+    for (int j = 0; j < V; j++) s[j] *= a.scale;
+}
+
+#endif

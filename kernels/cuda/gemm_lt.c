@@ -1,0 +1,319 @@
+/* Matrix products by cuBLASLt: y = x . w^T (+ bias) (tanh GELU), or + bias + res.
+ *
+ * The library is column-major: our row-major y [m][out] is its D [out x m], so A is w (transposed), B is x, and the
+ * bias runs along D's rows as it wants. Rows of activations that do not lie back to back become a strided batch.
+ *
+ * The algorithm for a shape is the fastest of the library's proposals, timed in the first eager run, and kept in memory
+ * and in a text file: "shape TAB 8 hexadecimal words" a line. A line is used only if the library accepts it
+ * (cublasLtMatmulAlgoCheck), so a damaged file costs time and nothing else. */
+#include "kernels/cuda/cuda_priv.h"
+
+#include <cublasLt.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PROPOSALS = 8, TIMED_RUNS = 5, KEY = 160, LINES_MAX = 20000 };
+
+struct algo {
+    struct algo *next;
+    char key[KEY];
+    cublasLtMatmulAlgo_t algo;
+    bool checked; /* proposed or accepted by the library in this process */
+};
+
+struct cuda_blas {
+    cublasLtHandle_t handle;
+    struct algo *algos;
+    char *file; /* NULL: no cache */
+    cudaEvent_t begin, end;
+};
+
+/* Everything cuBLASLt needs to know of one product. */
+struct product {
+    cublasLtMatmulDesc_t op;
+    cublasLtMatrixLayout_t a, b, c, d;
+    char key[KEY];
+};
+
+static int lt_fail(struct dl_err *e, cublasStatus_t s, const char *what)
+{
+    return dl_fail(e, s == CUBLAS_STATUS_ALLOC_FAILED ? DL_ENOMEM : DL_EFAIL, "cuBLASLt: %s: %s", what,
+                   cublasLtGetStatusString(s));
+}
+
+static void keep(struct cuda_blas *b, const char *key, const cublasLtMatmulAlgo_t *algo, bool checked)
+{
+    struct algo *k = calloc(1, sizeof *k);
+    if (!k) return;
+    snprintf(k->key, sizeof k->key, "%s", key);
+    k->algo = *algo, k->checked = checked, k->next = b->algos, b->algos = k;
+}
+
+static struct algo *find(struct cuda_blas *b, const char *key)
+{
+    for (struct algo *k = b->algos; k; k = k->next)
+        if (!strcmp(k->key, key)) return k;
+    return NULL;
+}
+
+static void read_file(struct cuda_blas *b)
+{
+    char line[512], key[KEY];
+    FILE *f = b->file ? fopen(b->file, "re") : NULL;
+    for (int i = 0; f && i < LINES_MAX && fgets(line, sizeof line, f); i++) {
+        cublasLtMatmulAlgo_t a;
+        uint64_t *v = a.data;
+        if (sscanf(line,
+                   "%159[^\t]\t%" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64
+                   " %" SCNx64,
+                   key, v, v + 1, v + 2, v + 3, v + 4, v + 5, v + 6, v + 7) == 9 &&
+            !find(b, key))
+            keep(b, key, &a, false);
+    }
+    if (f) fclose(f);
+}
+
+/* One line, in one write; a cache that cannot be written is no error. */
+static void append(const struct cuda_blas *b, const char *key, const cublasLtMatmulAlgo_t *algo)
+{
+    char line[KEY + 160];
+    const uint64_t *v = algo->data;
+    int n = snprintf(line, sizeof line,
+                     "%s\t%" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64
+                     "\n",
+                     key, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
+    int fd = b->file ? open(b->file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
+    if (fd < 0) return;
+    if (write(fd, line, (size_t)n) != n) (void)0; /* a half line is skipped when it is read */
+    close(fd);
+}
+
+/* $XDG_CACHE_HOME/dlens/cublaslt-DEVICE-VERSION.txt; NULL when there is no home. */
+static char *cache_file(const struct dl_ctx *c)
+{
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char path[2048];
+    int n = xdg && *xdg == '/'     ? snprintf(path, sizeof path, "%s", xdg)
+            : home && *home == '/' ? snprintf(path, sizeof path, "%s/.cache", home)
+                                   : -1;
+    if (n < 0 || n > 1800) return NULL;
+    mkdir(path, 0755);
+    n += snprintf(path + n, sizeof path - (size_t)n, "/dlens");
+    mkdir(path, 0755);
+    snprintf(path + n, sizeof path - (size_t)n, "/cublaslt-%s-%zu.txt", c->name, cublasLtGetVersion());
+    return strdup(path);
+}
+
+int cuda_blas_open(struct dl_ctx *c, struct dl_err *e)
+{
+    struct cuda_blas *b = c->blas = calloc(1, sizeof *b);
+    if (!b) return dl_fail(e, DL_ENOMEM, "no memory for cuBLASLt's state");
+    cublasStatus_t s = cublasLtCreate(&b->handle);
+    if (s != CUBLAS_STATUS_SUCCESS) return lt_fail(e, s, "opening");
+    cudaError_t rc = cudaEventCreate(&b->begin);
+    if (rc == cudaSuccess) rc = cudaEventCreate(&b->end);
+    if (rc != cudaSuccess) return cuda_fail(e, rc, "making an event");
+    if (c->opts.no_tuning) return 0;
+    b->file = cache_file(c);
+    read_file(b);
+    return 0;
+}
+
+void cuda_blas_close(struct dl_ctx *c)
+{
+    struct cuda_blas *b = c->blas;
+    if (!b) return;
+    for (struct algo *k = b->algos, *next; k; k = next) next = k->next, free(k);
+    if (b->begin) (void)cudaEventDestroy(b->begin);
+    if (b->end) (void)cudaEventDestroy(b->end);
+    if (b->handle) (void)cublasLtDestroy(b->handle);
+    free(b->file);
+    free(b);
+    c->blas = NULL;
+}
+
+static bool aligned(const dl_act *a)
+{
+    int per = 16 / dl_type_bytes(a->t);
+    return (uintptr_t)a->p % 16 == 0 && a->ld % per == 0 && a->rs % per == 0 && a->c % per == 0;
+}
+
+bool cuda_blas_takes(const struct dl_ctx *c, const struct dl_gemm *a)
+{
+    const struct dl_epi *e = &a->e;
+    if (c->opts.no_libraries || e->glu || e->add.p || e->gate.p || e->scale != 1) return false;
+    if (e->fn != DL_NONE && (e->fn != DL_GELU_TANH || e->res.p || a->y.t != a->x.t)) return false;
+    if (e->res.p && e->res.t != a->y.t) return false;
+    if (a->y.t != a->x.t && a->y.t != DL_F32) return false;
+    return aligned(&a->x) && aligned(&a->y) && (!e->res.p || aligned(&e->res));
+}
+
+static cudaDataType_t type_of(int t) { return t == DL_F32 ? CUDA_R_32F : t == DL_F16 ? CUDA_R_16F : CUDA_R_16BF; }
+
+static bool back_to_back(const dl_act *a) { return a->n == 1 || a->rs == (int64_t)a->h * a->w * a->ld; }
+
+static cublasStatus_t layout(cublasLtMatrixLayout_t *l, int t, int64_t rows, int64_t cols, int64_t ld, int32_t batch,
+                             int64_t stride)
+{
+    cublasStatus_t s = cublasLtMatrixLayoutCreate(l, type_of(t), (uint64_t)rows, (uint64_t)cols, ld);
+    if (s == CUBLAS_STATUS_SUCCESS && batch > 1)
+        s = cublasLtMatrixLayoutSetAttribute(*l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch);
+    if (s == CUBLAS_STATUS_SUCCESS && batch > 1)
+        s = cublasLtMatrixLayoutSetAttribute(*l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride);
+    return s;
+}
+
+static void product_close(struct product *p)
+{
+    cublasLtMatrixLayout_t l[] = {p->a, p->b, p->c, p->d};
+    for (int i = 0; i < 4; i++)
+        if (l[i]) (void)cublasLtMatrixLayoutDestroy(l[i]);
+    if (p->op) (void)cublasLtMatmulDescDestroy(p->op);
+}
+
+static cublasStatus_t product_open(struct product *p, const struct dl_gemm *g, const void *bias)
+{
+    const dl_act *x = &g->x, *y = &g->y, *res = g->e.res.p ? &g->e.res : y;
+    int64_t pixels = (int64_t)x->h * x->w, k = x->c, n = y->c;
+    bool flat = back_to_back(x) && back_to_back(y) && back_to_back(res);
+    int64_t m = flat ? x->n * pixels : pixels;
+    int32_t batch = flat ? 1 : x->n;
+    *p = (struct product){0};
+    snprintf(p->key, sizeof p->key, "%s-%s out%lld in%lld m%lld b%d ld%d,%d,%d%s%s%s", dl_type_name(x->t),
+             dl_type_name(y->t), (long long)n, (long long)k, (long long)m, batch, x->ld, res->ld, y->ld,
+             bias ? " bias" : "", g->e.fn ? " gelu" : "", g->e.res.p ? " res" : "");
+    cublasOperation_t trans = CUBLAS_OP_T;
+    cublasLtEpilogue_t epi = g->e.fn ? (bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU)
+                             : bias  ? CUBLASLT_EPILOGUE_BIAS
+                                     : CUBLASLT_EPILOGUE_DEFAULT;
+    cudaDataType_t bias_t = type_of(y->t);
+    cublasStatus_t s = cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &trans, sizeof trans);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epi, sizeof epi);
+    if (s == CUBLAS_STATUS_SUCCESS && bias)
+        s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    if (s == CUBLAS_STATUS_SUCCESS && bias)
+        s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias_t, sizeof bias_t);
+    if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->a, x->t, k, n, k, batch, 0);
+    if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->b, x->t, k, m, x->ld, batch, x->rs);
+    if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->c, y->t, n, m, res->ld, batch, res->rs);
+    if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->d, y->t, n, m, y->ld, batch, y->rs);
+    return s;
+}
+
+static cublasStatus_t launch(const struct dl_ctx *c, const struct product *p, const struct dl_gemm *g, const void *w,
+                             void *y, const cublasLtMatmulAlgo_t *algo, void *workspace)
+{
+    const float one = 1, beta = g->e.res.p ? 1 : 0;
+    return cublasLtMatmul(c->blas->handle, p->op, &one, w, p->a, g->x.p, p->b, &beta, g->e.res.p ? g->e.res.p : y, p->c,
+                          y, p->d, algo, workspace, CUDA_LT_WORKSPACE, c->stream);
+}
+
+/* Median of a few runs in ms; a large number for an algorithm that fails. */
+static float time_of(const struct dl_ctx *c, const struct product *p, const struct dl_gemm *g, const void *w, void *y,
+                     const cublasLtMatmulAlgo_t *algo, void *workspace)
+{
+    float ms[TIMED_RUNS];
+    for (int i = -1; i < TIMED_RUNS; i++) {
+        (void)cudaEventRecord(c->blas->begin, c->stream);
+        if (launch(c, p, g, w, y, algo, workspace) != CUBLAS_STATUS_SUCCESS) return 1e30f;
+        (void)cudaEventRecord(c->blas->end, c->stream);
+        if (cudaEventSynchronize(c->blas->end) != cudaSuccess) return 1e30f;
+        if (i < 0) continue; /* the first loads code */
+        int at = i;
+        float v = 1e30f;
+        (void)cudaEventElapsedTime(&v, c->blas->begin, c->blas->end);
+        for (; at > 0 && ms[at - 1] > v; at--) ms[at] = ms[at - 1];
+        ms[at] = v;
+    }
+    return ms[TIMED_RUNS / 2];
+}
+
+/* The library's proposals for the product, best guess first; their number, 0 with an error. */
+static int propose(struct dl_run *r, const struct product *p, cublasLtMatmulHeuristicResult_t *found)
+{
+    cublasLtMatmulPreference_t pref = NULL;
+    size_t workspace = CUDA_LT_WORKSPACE;
+    uint32_t align = 16;
+    int n = 0;
+    cublasStatus_t s = cublasLtMatmulPreferenceCreate(&pref);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                                 sizeof workspace);
+    for (int i = 0; i < 4 && s == CUBLAS_STATUS_SUCCESS; i++) {
+        static const cublasLtMatmulPreferenceAttributes_t which[] = {
+            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+        s = cublasLtMatmulPreferenceSetAttribute(pref, which[i], &align, sizeof align);
+    }
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulAlgoGetHeuristic(r->ctx->blas->handle, p->op, p->a, p->b, p->c, p->d, pref, PROPOSALS, found,
+                                           &n);
+    if (pref) (void)cublasLtMatmulPreferenceDestroy(pref);
+    if (s == CUBLAS_STATUS_SUCCESS && n > 0) return n;
+    lt_fail(&r->err, s == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : s, p->key);
+    return 0;
+}
+
+/* Chooses, timing into memory of its own: y may be an input as well. */
+static struct algo *tune(struct dl_run *r, const struct product *p, const struct dl_gemm *g, const void *w,
+                         void *workspace)
+{
+    struct dl_ctx *c = r->ctx;
+    cublasLtMatmulHeuristicResult_t found[PROPOSALS];
+    void *y = NULL;
+    if (c->capturing) {
+        dl_fail(&r->err, DL_EFAIL, "cuBLASLt: %s: new in a capture; run the program once before", p->key);
+        return NULL;
+    }
+    int n = propose(r, p, found), best = 0;
+    if (n == 0) return NULL;
+    if (n > 1 && !c->opts.no_tuning && cudaMalloc(&y, (size_t)dl_act_bytes(g->y)) == cudaSuccess) {
+        float least = 1e30f;
+        for (int i = 0; i < n; i++) {
+            float ms =
+                found[i].state == CUBLAS_STATUS_SUCCESS ? time_of(c, p, g, w, y, &found[i].algo, workspace) : 1e30f;
+            if (ms < least) least = ms, best = i;
+        }
+        append(c->blas, p->key, &found[best].algo);
+    }
+    if (y) (void)cudaFree(y);
+    (void)cudaGetLastError(); /* of a cudaMalloc that was refused */
+    keep(c->blas, p->key, &found[best].algo, true);
+    struct algo *k = find(c->blas, p->key);
+    if (!k) dl_fail(&r->err, DL_ENOMEM, "no memory for an algorithm");
+    return k;
+}
+
+/* Whether the library takes an algorithm that came from the file. */
+static bool accepted(const struct dl_ctx *c, const struct product *p, struct algo *k)
+{
+    cublasLtMatmulHeuristicResult_t res = {0};
+    if (k->checked) return true;
+    if (c->capturing || cublasLtMatmulAlgoCheck(c->blas->handle, p->op, p->a, p->b, p->c, p->d, &k->algo, &res) !=
+                            CUBLAS_STATUS_SUCCESS)
+        return false;
+    k->checked = res.state == CUBLAS_STATUS_SUCCESS && res.workspaceSize <= CUDA_LT_WORKSPACE;
+    return k->checked;
+}
+
+void cuda_blas_gemm(struct dl_run *r, const struct dl_gemm *g, const void *w, const void *bias, void *workspace)
+{
+    struct product p;
+    cublasStatus_t s = product_open(&p, g, bias);
+    if (s != CUBLAS_STATUS_SUCCESS) {
+        lt_fail(&r->err, s, "describing a product");
+    } else {
+        struct algo *k = find(r->ctx->blas, p.key);
+        if (!k || !accepted(r->ctx, &p, k)) k = tune(r, &p, g, w, workspace);
+        if (k && (s = launch(r->ctx, &p, g, w, g->y.p, &k->algo, workspace)) != CUBLAS_STATUS_SUCCESS)
+            lt_fail(&r->err, s, p.key);
+    }
+    product_close(&p);
+}

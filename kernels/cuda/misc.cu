@@ -1,0 +1,158 @@
+/* misc.cu: the small ops: epilogue pass, embedding, sinusoids, copy, add, image.
+ *
+ * Computes: what engine/op.h says of each; sums and functions in f32, one rounding at the end.
+ * Needs: sm_80; any pitches and types. V = 8 where every operand allows 16-byte accesses, else V = 1.
+ * How: a thread takes V neighbouring channels of one pixel, blockIdx.y the row; nothing is shared. All are bound by
+ *     memory, so types are branched on at run time instead of being compiled in every combination.
+ * Budget: no shared memory; at most 64 registers.
+ * Speed: not measured yet.
+ * Traps: y may be x (each thread reads what it writes); with glu y must not be x. erff makes GELU the dearest function.
+ *     Sinusoids of large angles would take sinf's slow path through local memory, hence the reduction in double.
+ */
+#include "kernels/cuda/dev/epilogue.cuh"
+
+/* Which (pixel, first channel) a thread has; false: none. */
+template <int V> __device__ __forceinline__ bool item(const dl_act &y, int64_t *pixel, int *c)
+{
+    uint32_t i = blockIdx.x * (uint32_t)K_THREADS + threadIdx.x, per = (uint32_t)y.c / V;
+    *pixel = i / per;
+    *c = (int)(i % per) * V;
+    return *pixel < (int64_t)y.h * y.w;
+}
+
+static unsigned item_blocks(const dl_act *y, int v) { return k_blocks(k_pixels(y) * (y->c / v)); }
+
+#define K_EACH(kernel, v8, y, s, ...)                                                                                  \
+    ((v8) ? DL_LAUNCH(kernel<8>, dim3(item_blocks(&(y), 8), (unsigned)(y).n), K_THREADS, 0, s, __VA_ARGS__)            \
+          : DL_LAUNCH(kernel<1>, dim3(item_blocks(&(y), 1), (unsigned)(y).n), K_THREADS, 0, s, __VA_ARGS__))
+
+static bool y_ok(const dl_act *y)
+{
+    return y->n >= 1 && y->n <= K_MAX_ROWS && y->c >= 1 && item_blocks(y, 1) > 0 && k_float(y->t);
+}
+
+template <int V> __global__ void __launch_bounds__(K_THREADS, 4) epi_kernel(cuda_epi_args a)
+{
+    int64_t p;
+    int c;
+    if (!item<V>(a.y, &p, &c)) return;
+    float s[V], s2[V];
+    k_load_t<V>(s, a.x.p, a.x.t, k_at(a.x, blockIdx.y, p, c));
+    if (a.glu) k_load_t<V>(s2, a.x.p, a.x.t, k_at(a.x, blockIdx.y, p, a.y.c + c));
+    k_epi<V>(a, k_step(a.step), blockIdx.y, p, c, s, s2);
+    k_store_t<V>(a.y.p, a.y.t, k_at(a.y, blockIdx.y, p, c), s);
+}
+
+int cuda_epi(struct CUstream_st *s, const struct cuda_epi_args *args)
+{
+    struct cuda_epi_args a = *args;
+    if (!y_ok(&a.y) || !k_float(a.x.t) || (a.res.p && !k_float(a.res.t))) return CUDA_K_UNSUPPORTED;
+    if (a.scale == 0) a.scale = 1;
+    bool v8 = k_act_ok(&a.x) && k_act_ok(&a.y) && (!a.res.p || k_act_ok(&a.res)) && k_vec_ok(&a.add) &&
+              k_vec_ok(&a.gate) && k_ptr_ok(a.bias);
+    return K_EACH(epi_kernel, v8, a.y, s, a);
+}
+
+template <int V> __global__ void __launch_bounds__(K_THREADS) embed_kernel(cuda_embed_args a)
+{
+    int64_t p;
+    int c;
+    if (!item<V>(a.y, &p, &c)) return;
+    float v[V], w[V];
+    int64_t id = dl_ld(a.ids + (int64_t)blockIdx.y * a.y.w + p);
+    k_load_t<V>(v, a.table, a.y.t, id * a.y.c + c);
+    if (a.pos) {
+        k_load_t<V>(w, a.pos, a.y.t, p * a.y.c + c);
+        for (int j = 0; j < V; j++) v[j] += w[j];
+    }
+    k_store_t<V>(a.y.p, a.y.t, k_at(a.y, blockIdx.y, p, c), v);
+}
+
+int cuda_embed(struct CUstream_st *s, const struct cuda_embed_args *args)
+{
+    struct cuda_embed_args a = *args;
+    if (!y_ok(&a.y) || a.y.h != 1) return CUDA_K_UNSUPPORTED;
+    bool v8 = k_act_ok(&a.y) && k_ptr_ok(a.table) && k_ptr_ok(a.pos);
+    return K_EACH(embed_kernel, v8, a.y, s, a);
+}
+
+/* The angle as diffusers rounds it, in f32 step by step; then a reduction in double and sinpi. */
+__global__ void __launch_bounds__(K_THREADS) sinus_kernel(cuda_sinus_args a)
+{
+    int half = a.y.c / 2, j = (int)(blockIdx.x * K_THREADS + threadIdx.x);
+    if (j >= half) return;
+    float e = dl_div_rn(dl_mul_rn(-9.210340371976184f, (float)j), dl_sub_rn((float)half, a.shift));
+    float angle = dl_mul_rn(dl_ld(a.t + blockIdx.y), (float)exp((double)e));
+    double turn = (double)angle * 0.31830988618379067154;
+    float x = (float)(turn - 2 * rint(turn / 2)), s = dl_sinpi(x), c = dl_cospi(x);
+    int64_t at = k_at(a.y, blockIdx.y, 0, 0);
+    k_store_t<1>(a.y.p, a.y.t, at + (a.flip ? half + j : j), &s);
+    k_store_t<1>(a.y.p, a.y.t, at + (a.flip ? j : half + j), &c);
+}
+
+int cuda_sinus(struct CUstream_st *s, const struct cuda_sinus_args *args)
+{
+    struct cuda_sinus_args a = *args;
+    if (!y_ok(&a.y) || a.y.c % 2) return CUDA_K_UNSUPPORTED;
+    return DL_LAUNCH(sinus_kernel, dim3(k_blocks(a.y.c / 2), (unsigned)a.y.n), K_THREADS, 0, s, a);
+}
+
+template <int V> __global__ void __launch_bounds__(K_THREADS) copy_kernel(cuda_copy_args a)
+{
+    int64_t p;
+    int c;
+    if (!item<V>(a.y, &p, &c)) return;
+    int64_t row = a.row ? dl_ld(a.row + blockIdx.y) : a.x.n == 1 ? 0 : blockIdx.y;
+    float v[V];
+    k_load_t<V>(v, a.x.p, a.x.t, k_at(a.x, row, p, c));
+    for (int j = 0; j < V; j++) v[j] = k_fn(a.fn, v[j] * a.a + a.b);
+    k_store_t<V>(a.y.p, a.y.t, k_at(a.y, blockIdx.y, p, c), v);
+}
+
+int cuda_copy(struct CUstream_st *s, const struct cuda_copy_args *args)
+{
+    struct cuda_copy_args a = *args;
+    if (!y_ok(&a.y) || !k_float(a.x.t)) return CUDA_K_UNSUPPORTED;
+    if (a.a == 0) a.a = 1;
+    return K_EACH(copy_kernel, k_act_ok(&a.x) && k_act_ok(&a.y), a.y, s, a);
+}
+
+template <int V> __global__ void __launch_bounds__(K_THREADS) add_kernel(cuda_add_args a)
+{
+    int64_t p;
+    int c;
+    if (!item<V>(a.y, &p, &c)) return;
+    float v[V], w[V];
+    k_load_t<V>(v, a.a.p, a.a.t, k_at(a.a, blockIdx.y, p, c));
+    k_load_t<V>(w, a.b.p, a.b.t, k_at(a.b, blockIdx.y, p, c));
+    for (int j = 0; j < V; j++) v[j] += w[j];
+    k_store_t<V>(a.y.p, a.y.t, k_at(a.y, blockIdx.y, p, c), v);
+}
+
+int cuda_add(struct CUstream_st *s, const struct cuda_add_args *args)
+{
+    struct cuda_add_args a = *args;
+    if (!y_ok(&a.y) || !k_float(a.a.t) || !k_float(a.b.t)) return CUDA_K_UNSUPPORTED;
+    return K_EACH(add_kernel, k_act_ok(&a.a) && k_act_ok(&a.b) && k_act_ok(&a.y), a.y, s, a);
+}
+
+/* A pixel a thread. */
+__global__ void __launch_bounds__(K_THREADS) image_kernel(cuda_image_args a)
+{
+    int64_t pixels = (int64_t)a.x.h * a.x.w, p = blockIdx.x * (int64_t)K_THREADS + threadIdx.x;
+    if (p >= pixels) return;
+    for (int c = 0; c < 3; c++) {
+        float v;
+        k_load_t<1>(&v, a.x.p, a.x.t, k_at(a.x, blockIdx.y, p, c));
+        v = v / 2 + 0.5f;
+        v = v > 0 ? v < 1 ? v : 1 : 0; /* a NaN becomes 0 */
+        dl_st(a.u8 + (blockIdx.y * pixels + p) * 3 + c, (uint8_t)rintf(v * 255));
+    }
+}
+
+int cuda_image(struct CUstream_st *s, const struct cuda_image_args *args)
+{
+    struct cuda_image_args a = *args;
+    if (!y_ok(&a.x) || a.x.c < 3) return CUDA_K_UNSUPPORTED;
+    return DL_LAUNCH(image_kernel, dim3(k_blocks(k_pixels(&a.x)), (unsigned)a.x.n), K_THREADS, 0, s, a);
+}

@@ -1,0 +1,91 @@
+/* The forms of weights that the CUDA backend uses. */
+#include "kernels/cuda/cuda_priv.h"
+
+#include <stdlib.h>
+
+/* Keys of packs: form << 8 | type that values are rounded to first. No number is one of the CPU backend's. */
+enum form { FORM_PLAIN = 0x101, FORM_WIDE, FORM_OHWI };
+
+static int64_t row_count(const struct dl_w *w) { return w->dim[0] ? dl_w_count(w) / w->dim[0] : 0; }
+
+static int has_bytes(const struct dl_w *w, struct dl_err *e)
+{
+    for (int i = 0; i < w->n_parts; i++)
+        if (!w->part[i].file)
+            return dl_fail(e, DL_EFAIL, "weight %s: only its shape is known, not its values", w->name);
+    return 0;
+}
+
+/* Uploads the parts as they lie in the file. */
+static int upload_parts(struct dl_ctx *c, uint8_t *dst, const struct dl_w *w, int t, struct dl_err *e)
+{
+    for (int i = 0; i < w->n_parts; i++) {
+        int64_t bytes = w->part[i].rows * row_count(w) * dl_type_bytes(t);
+        if (cuda_upload(c, dst, w->part[i].file, bytes, e) < 0) return -1;
+        dst += bytes;
+    }
+    return 0;
+}
+
+static int fill(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
+{
+    struct dl_ctx *c = arg;
+    int form = (int)(p->key >> 8), t = (int)(p->key & 0xff), as_stored = 1;
+    if (has_bytes(w, e) < 0) return -1;
+    for (int i = 0; i < w->n_parts; i++) as_stored = as_stored && w->part[i].t == t;
+    if (form == FORM_PLAIN && as_stored) return upload_parts(c, p->data, w, t, e);
+
+    int64_t count = dl_w_count(w), in = w->nd > 1 ? w->dim[1] : 1, taps = w->nd == 4 ? w->dim[2] * w->dim[3] : 1;
+    uint8_t *a = malloc((size_t)count * 4), *b = malloc((size_t)count * 4);
+    int rc = -1;
+    if (!a || !b) {
+        dl_fail(e, DL_ENOMEM, "no memory to convert weight %s", w->name);
+        goto end;
+    }
+    dl_w_read(w, a, t);
+    if (form == FORM_WIDE) dl_convert(b, DL_F32, a, t, count);
+    if (form == FORM_OHWI) {
+        int64_t size = dl_type_bytes(t);
+        for (int64_t o = 0; o < w->dim[0]; o++)
+            for (int64_t k = 0; k < taps; k++)
+                for (int64_t i = 0; i < in; i++)
+                    memcpy(b + ((o * taps + k) * in + i) * size, a + ((o * in + i) * taps + k) * size, (size_t)size);
+    }
+    rc = cuda_upload(c, p->data, form == FORM_PLAIN ? a : b, p->bytes, e);
+end:
+    free(a);
+    free(b);
+    return rc;
+}
+
+static const void *get(struct dl_run *r, struct dl_w *w, enum form form, int t, int64_t bytes)
+{
+    uint64_t key = (uint64_t)form << 8 | (uint64_t)t;
+    struct dl_pack *p = dl_w_pack(w, key);
+    if (dl_run_is_dry(r)) {
+        if (!p && !dl_w_want(w, key, bytes, fill, r->ctx, NULL))
+            dl_fail(&r->err, DL_ENOMEM, "no memory for the forms of weight %s", w->name);
+        return NULL;
+    }
+    if (p && p->data) return p->data;
+    dl_fail(&r->err, DL_EFAIL, "weight %s: its form for %s was not asked for in a dry run, or not loaded", w->name,
+            dl_type_name(t));
+    return NULL;
+}
+
+const void *cuda_w_plain(struct dl_run *r, struct dl_w *w, int t)
+{
+    return get(r, w, FORM_PLAIN, t, dl_w_count(w) * dl_type_bytes(t));
+}
+
+const float *cuda_w_wide(struct dl_run *r, struct dl_w *w, int t)
+{
+    if (!w) return NULL;
+    return t == DL_F32 ? cuda_w_plain(r, w, t) : get(r, w, FORM_WIDE, t, dl_w_count(w) * 4);
+}
+
+const void *cuda_w_ohwi(struct dl_run *r, struct dl_w *w, int t)
+{
+    if (w->nd < 4 || w->dim[2] * w->dim[3] == 1) return cuda_w_plain(r, w, t);
+    return get(r, w, FORM_OHWI, t, dl_w_count(w) * dl_type_bytes(t));
+}

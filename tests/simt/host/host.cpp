@@ -1,0 +1,82 @@
+/* See cuda_runtime_api.h beside this file. Allocations are kept until the end: the shim frees all or nothing. */
+#include "tests/simt/host/cuda_runtime_api.h"
+
+#include "tests/simt/simt.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+extern "C" {
+#include "kernels/cuda/cuda_priv.h"
+
+const char *cudaGetErrorName(cudaError_t rc)
+{
+    return rc == cudaErrorLaunchFailure ? "launch failure" : rc ? "error" : "success";
+}
+const char *cudaGetErrorString(cudaError_t rc)
+{
+    return rc == cudaErrorLaunchFailure ? simt_report() : cudaGetErrorName(rc);
+}
+cudaError_t cudaGetLastError(void) { return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int *v) { return *v = CUDART_VERSION, cudaSuccess; }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
+{
+    *p = cudaDeviceProp();
+    strcpy(p->name, "SIMT shim");
+    p->major = 8, p->minor = 0, p->multiProcessorCount = 1, p->totalGlobalMem = (size_t)1 << 32;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
+
+cudaError_t cudaMalloc(void **p, size_t bytes)
+{
+    /* The shim ends a buffer at its last byte, at an address of 16 n; CUDA gives 256 n. */
+    return *p = simt_alloc((int64_t)((bytes + 255) / 256 * 256)), cudaSuccess;
+}
+
+cudaError_t cudaFree(void *) { return cudaSuccess; }
+cudaError_t cudaMallocHost(void **p, size_t bytes)
+{
+    return *p = malloc(bytes), *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned) { return cudaMalloc(p, bytes); }
+cudaError_t cudaFreeHost(void *p) { return free(p), cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
+{
+    return *free_bytes = *total = (size_t)1 << 32, cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, int, cudaStream_t)
+{
+    return memcpy(dst, src, bytes), cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { return *s = nullptr, cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { return *e = nullptr, cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaStreamBeginCapture(cudaStream_t, int) { return cudaErrorNotSupported; }
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *g) { return *g = nullptr, cudaErrorNotSupported; }
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t, unsigned long long)
+{
+    return *x = nullptr, cudaErrorNotSupported;
+}
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
+cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
+
+/* In the place of gemm_lt.c: a library that takes nothing. */
+int cuda_blas_open(dl_ctx *, dl_err *) { return 0; }
+void cuda_blas_close(dl_ctx *) {}
+bool cuda_blas_takes(const dl_ctx *, const dl_gemm *) { return false; }
+void cuda_blas_gemm(dl_run *r, const dl_gemm *, const void *, const void *, void *)
+{
+    dl_fail(&r->err, DL_EFAIL, "no library here");
+}
+}

@@ -1,0 +1,63 @@
+#!/bin/sh
+# Fetches the CUDA libraries that dlens links (cuBLASLt; cuDNN on request) as the wheels that their maker publishes, and
+# unpacks them into a folder outside the source tree. For machines that have nvcc but not these libraries.
+#
+#   tools/get_cuda_libs.sh [--cudnn] [DIR]        DIR: $XDG_CACHE_HOME/dlens/cuda-libs, or ~/.cache/dlens/cuda-libs
+#   cmake -B build -DDLENS_CUDA=ON -DDLENS_CUDA_LIBS=DIR
+#
+# Needs pip (any Python 3) and about 1 GB (with --cudnn 2 GB). pip's own configuration says where packages come from. Running it again does
+# nothing while the versions below are there. CUBLAS_VERSION and CUDNN_VERSION override them.
+set -eu
+
+cublas=${CUBLAS_VERSION:-13.0.2.14}
+cudnn=${CUDNN_VERSION:-9.14.0.64}
+want_cudnn=no
+dir=
+
+for arg; do
+    case $arg in
+    --cudnn) want_cudnn=yes ;;
+    -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
+    -*) echo "get_cuda_libs.sh: $arg: no such option" >&2; exit 2 ;;
+    *) dir=$arg ;;
+    esac
+done
+[ -n "$dir" ] || dir=${XDG_CACHE_HOME:-$HOME/.cache}/dlens/cuda-libs
+
+python=$(command -v python3 || command -v python || true)
+if [ -z "$python" ] || ! "$python" -m pip --version >/dev/null 2>&1; then
+    echo "get_cuda_libs.sh: needs python3 with pip to fetch wheels" >&2
+    exit 1
+fi
+case $(uname -m) in
+x86_64) platform=manylinux_2_27_x86_64 ;;
+aarch64) platform=manylinux_2_27_aarch64 ;;
+*) echo "get_cuda_libs.sh: no wheels for $(uname -m)" >&2; exit 1 ;;
+esac
+
+# get NAME VERSION: unpacks one wheel, once.
+get() {
+    mark=$dir/$1-$2.done
+    if [ -e "$mark" ]; then
+        echo "$1 $2 is in $dir"
+        return
+    fi
+    tmp=$dir/tmp.$$
+    rm -rf "$tmp" && mkdir -p "$tmp"
+    trap 'rm -rf "$tmp"' EXIT INT TERM
+    echo "fetching $1 $2"
+    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --platform "$platform" \
+        --dest "$tmp" "$1==$2"
+    "$python" - "$tmp" "$dir" <<'PY'
+import glob, sys, zipfile
+for wheel in glob.glob(sys.argv[1] + "/*.whl"):
+    zipfile.ZipFile(wheel).extractall(sys.argv[2])
+PY
+    rm -rf "$tmp"
+    : >"$mark"
+}
+
+mkdir -p "$dir"
+get nvidia-cublas "$cublas"
+[ $want_cudnn = no ] || get nvidia-cudnn-cu13 "$cudnn"
+echo "use it with: cmake -DDLENS_CUDA=ON -DDLENS_CUDA_LIBS=$dir"

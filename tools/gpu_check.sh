@@ -1,0 +1,206 @@
+#!/bin/sh
+# gpu_check.sh: everything that a GPU must show, in one command: configure, build, GPU tests, compute-sanitizer, a first
+# benchmark; one summary in Markdown and JSON. It goes on after a failure and tells all of them at the end. Needs a CUDA
+# toolkit, CMake and a C and C++ compiler, beside the libraries that the configuration names if they are missing.
+#
+#   tools/gpu_check.sh [--out DIR] [--build DIR] [--libs DIR] [--prefix DIR] [--archs LIST] [--stages LIST] [--model DIR] [--quick]
+#
+#   --out DIR      summary.md, summary.json and one log for each step            (gpu_check)
+#   --build DIR    build folder, kept for the next call                          (build-gpu)
+#   --libs DIR     where cuBLASLt lies, as tools/get_cuda_libs.sh leaves it      (searched: the toolkit, Python's wheels)
+#   --prefix DIR   folder with jansson, PCRE2, utf8proc, libpng, zlib, oneDNN, cmocka: their Debian packages unpacked by dpkg-deb -x
+#   --archs LIST   code for these compute capabilities                           (the machine's own)
+#   --stages LIST  of build,test,sanitize,bench, with commas                     (all)
+#   --model DIR    benchmark this model folder                                   (a synthetic SD 1.5, full size, f16, 2 GB in the build folder)
+#   --quick        a short benchmark: 6 steps, batches of 1 and 4 layers
+#
+# Exit status: 0 when no step failed.
+set -u
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=gpu_check build=build-gpu libs= prefix= archs= stages=build,test,sanitize,bench model= quick=no
+while [ $# -gt 0 ]; do
+    case $1 in
+    --quick) quick=yes; shift; continue ;;
+    -h | --help) sed -n '2,/^set -u/{/^set -u/d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
+    esac
+    [ $# -gt 1 ] || { echo "gpu_check.sh: $1 needs a value" >&2; exit 2; }
+    case $1 in
+    --out) out=$2 ;;
+    --build) build=$2 ;;
+    --libs) libs=$2 ;;
+    --prefix) prefix=$2 ;;
+    --archs) archs=$2 ;;
+    --stages) stages=$2 ;;
+    --model) model=$2 ;;
+    *) echo "gpu_check.sh: $1: no such option" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+mkdir -p "$out" "$build" || exit 1
+out=$(cd "$out" && pwd) build=$(cd "$build" && pwd)
+md=$out/summary.md steps=$out/steps.txt
+: >"$steps"
+failed=0
+
+has() { case ,$stages, in *,"$1",*) return 0 ;; *) return 1 ;; esac; }
+now() { date +%s; }
+escape() { printf '%s' "$1" | tr -d '\000-\037' | sed 's/\\/\\\\/g; s/"/\\"/g'; }
+
+# note NAME STATE SECONDS TEXT: one line of the summary.
+note() {
+    printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$steps"
+    printf '%-34s %-7s %5s s  %s\n' "$1" "$2" "$3" "$4"
+    [ "$2" != failed ] || failed=$((failed + 1))
+}
+
+# step NAME LIMIT COMMAND...: runs with a time limit and a log; the last line that matters goes into the summary.
+step() {
+    name=$1 limit=$2
+    shift 2
+    log=$out/$(printf '%s' "$name" | tr ' /:' '___').log
+    begin=$(now)
+    if command -v timeout >/dev/null 2>&1; then timeout "$limit" "$@" >"$log" 2>&1; else "$@" >"$log" 2>&1; fi
+    rc=$?
+    took=$(($(now) - begin))
+    line=$(grep -E '(error|Error|ERROR|FAILED|failed|budget.*not|skipped|tests? passed|off the CPU)' "$log" | tail -1 | cut -c1-160)
+    case $rc in
+    0) note "$name" ok $took "$line" ;;
+    77) note "$name" skipped $took "$line" ;;
+    124) note "$name" failed $took "ran past $limit s; $log" ;;
+    *) note "$name" failed $took "exit $rc: $line"; tail -25 "$log" | sed 's/^/    /' ;;
+    esac
+    return $rc
+}
+
+# ---- the machine ----
+gpu=$(nvidia-smi --query-gpu=name,compute_cap,memory.total,driver_version --format=csv,noheader 2>/dev/null | head -1)
+[ -n "$gpu" ] || gpu="no GPU seen by nvidia-smi"
+cap=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d '. ')
+[ -n "$archs" ] || archs=$cap
+[ "$archs" != 90 ] || archs=90a
+[ -n "$archs" ] || archs="80;90a"
+nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || echo none)
+commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
+echo "dlens $commit on: $gpu; nvcc $("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p'); $(nproc) cores; code for $archs"
+
+# cuBLASLt out of Python's wheels (a machine with PyTorch has them), unless somebody said where.
+if [ -z "$libs" ]; then
+    for python in python3 python /opt/*/.venv/bin/python3; do
+        dir=$("$python" -c 'import nvidia,os;print(os.path.dirname(list(nvidia.__path__)[0]))' 2>/dev/null) || continue
+        if ls "$dir"/nvidia/cu*/lib/libcublasLt.so.* >/dev/null 2>&1; then libs=$dir; break; fi
+    done
+fi
+if [ -n "$prefix" ]; then
+    prefix=$(cd "$prefix" && pwd) || exit 1
+    for dir in "$prefix"/usr/lib/*-linux-gnu "$prefix"/usr/lib "$prefix"/lib/*-linux-gnu "$prefix"/lib; do
+        [ -d "$dir" ] && LD_LIBRARY_PATH=$dir${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    done
+    export LD_LIBRARY_PATH
+fi
+
+# ---- configure and build ----
+generator=
+if ! [ -e "$build/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then generator="-G Ninja"; fi
+if has build; then
+    # shellcheck disable=SC2086
+    if ! step configure 120 cmake -S "$root" -B "$build" $generator -DDLENS_CORE_ONLY=ON -DDLENS_TESTS=ON -DDLENS_CUDA=ON "-DDLENS_CUDA_ARCHS=$archs" \
+        ${libs:+"-DDLENS_CUDA_LIBS=$libs"} ${prefix:+"-DCMAKE_PREFIX_PATH=$prefix/usr;$prefix"}; then
+        echo "Missing libraries are named above: unpack their packages into one folder (dpkg-deb -x NAME.deb DIR) and give it by --prefix DIR;"
+        echo "cuBLASLt: tools/get_cuda_libs.sh DIR where there is a network, then --libs DIR."
+    fi
+    step build 600 cmake --build "$build" --parallel "$(nproc)"
+    step "spill gate" 60 sh -c "exec sh '$root/tools/cuda_gate.sh' --allow 'attn_cfg<.*, 256, 1, .*, true>' '$build'/kernels/cuda/*.ptxas"
+    sh "$root/tools/cuda_gate.sh" --markdown "$build"/kernels/cuda/*.ptxas >"$out/registers.md" 2>/dev/null
+fi
+dlens=$build/dlens
+tests="misc norm gemm conv attn graph demo"
+
+# ---- tests ----
+if has test; then
+    for t in $tests; do step "test cuda/$t" 300 "$build/tests/test_cuda_$t"; done
+    for t in gemm conv graph demo; do step "test cuda/$t, own kernels" 300 env DLENS_TEST_OWN=1 "$build/tests/test_cuda_$t"; done
+    step "demo on the GPU" 120 "$dlens" demo --device cuda --json --out "$out/demo"
+    step "no such GPU" 60 sh -c "'$dlens' demo --device cuda:99 --out '$out/none'; [ \$? -eq 4 ]"
+fi
+
+# ---- compute-sanitizer ----
+if has sanitize; then
+    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
+    if [ -z "$sanitizer" ]; then
+        note compute-sanitizer skipped 0 "not installed"
+    else
+        for t in misc norm gemm conv attn graph; do
+            step "memcheck cuda/$t" 240 env DLENS_TEST_OWN=1 "$sanitizer" --tool memcheck --error-exitcode 9 "$build/tests/test_cuda_$t"
+        done
+        for t in norm gemm conv attn; do
+            step "racecheck cuda/$t" 240 env DLENS_TEST_OWN=1 "$sanitizer" --tool racecheck --error-exitcode 9 "$build/tests/test_cuda_$t"
+        done
+        step "synccheck cuda/attn" 240 "$sanitizer" --tool synccheck --error-exitcode 9 "$build/tests/test_cuda_attn"
+    fi
+fi
+
+# ---- benchmark ----
+field() { sed -n "s/.*\"$1\":\\([0-9.e+-]*\\).*/\\1/p" "$2" | head -1; }
+bench=$out/bench.txt
+: >"$bench"
+if has bench; then
+    if [ -z "$model" ]; then
+        model=$build/sd15-synthetic # 2 GB: not among the results
+        [ -e "$model/model_index.json" ] || step "make synthetic SD 1.5" 400 "$dlens" synth --like sd15 --scale full --dtype f16 --out "$model"
+    fi
+    batches="1 4 12" count=20
+    [ $quick = no ] || { batches="1 4"; count=6; }
+    for type in f16 bf16 f16-own; do # -own: our products instead of cuBLASLt's
+        own=0
+        [ $type != f16-own ] || own=1
+        for n in $batches; do
+            rm -rf "$out/sweep"
+            name="sweep $type, $n layers a batch"
+            step "$name" 400 env DLENS_CUDA_OWN=$own "$dlens" sweep --model "$model" --prompt "a photograph of an astronaut riding a horse" --layers 1:$((n + 1)) \
+                --steps $count --batch "$n" --dtype "${type%-own}" --device cuda --json --out "$out/sweep"
+            log=$out/$(printf '%s' "$name" | tr ' /:' '___').log
+            median=$(field step_ms "$log") least=$(field step_ms_min "$log")
+            [ -z "$median" ] || printf '%s\t%s\t%s\t%s\n' "$type" "$n" "$median" "$least" >>"$bench"
+        done
+    done
+    rm -rf "$out/sweep"
+fi
+
+# ---- summary ----
+{
+    echo "# dlens on a GPU"
+    echo
+    echo "Commit $commit, $(date -u +%Y-%m-%dT%H:%MZ). $gpu. nvcc $("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p'), code for $archs."
+    echo
+    echo "| step | state | s | |"
+    echo "|---|---|---|---|"
+    tr '|' '/' <"$steps" | awk -F'\t' '{ printf "| %s | %s | %s | %s |\n", $1, $2, $3, $4 }'
+    if [ -s "$bench" ]; then
+        echo
+        echo "Sweeps of SD 1.5 at 512x512 with guidance (2 rows an image), ms a step:"
+        echo
+        echo "| type | images a batch | median | least | ms an image and step |"
+        echo "|---|---|---|---|---|"
+        awk -F'\t' '{ printf "| %s | %s | %.2f | %.2f | %.2f |\n", $1, $2, $3, $4, $3 / $2 }' "$bench"
+    fi
+    if [ -s "$out/registers.md" ]; then echo; echo "## Registers and local memory"; echo; cat "$out/registers.md"; fi
+} >"$md"
+{
+    printf '{"commit":"%s","gpu":"%s","archs":"%s","failed":%d,"steps":[' "$(escape "$commit")" "$(escape "$gpu")" "$(escape "$archs")" "$failed"
+    comma=
+    while IFS="$(printf '\t')" read -r name state seconds text; do
+        printf '%s{"name":"%s","state":"%s","seconds":%s,"text":"%s"}' "$comma" "$(escape "$name")" "$state" "$seconds" "$(escape "$text")"
+        comma=,
+    done <"$steps"
+    printf '],"sweeps":['
+    comma=
+    while IFS="$(printf '\t')" read -r type n median least; do
+        printf '%s{"type":"%s","batch":%s,"step_ms":%s,"step_ms_min":%s}' "$comma" "$type" "$n" "$median" "$least"
+        comma=,
+    done <"$bench"
+    printf ']}\n'
+} >"$out/summary.json"
+rm -f "$steps" "$bench"
+echo "$failed steps failed; $md"
+[ "$failed" -eq 0 ]
