@@ -48,10 +48,7 @@ void *dl_arena_hi(struct dl_arena *a, int64_t bytes)
     return a->base + (a->cap_bytes - a->hi_bytes);
 }
 
-struct dl_mark dl_arena_mark(const struct dl_arena *a)
-{
-    return (struct dl_mark){a->lo_bytes, a->hi_bytes};
-}
+struct dl_mark dl_arena_mark(const struct dl_arena *a) { return (struct dl_mark){a->lo_bytes, a->hi_bytes}; }
 
 void dl_arena_release_lo(struct dl_arena *a, struct dl_mark m)
 {

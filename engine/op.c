@@ -84,11 +84,11 @@ static void end(struct dl_run *r, struct dl_log *l)
 }
 
 /* RUN(gemm, &a) with the log line `l`: the part that is the same for all ops. */
-#define RUN(entry, ...)                                       \
-    do {                                                      \
-        if (!begin(r, &l, r->be->ops->entry != NULL)) return; \
-        r->be->ops->entry(r, __VA_ARGS__);                    \
-        end(r, &l);                                           \
+#define RUN(entry, ...)                                                                                                \
+    do {                                                                                                               \
+        if (!begin(r, &l, r->be->ops->entry != NULL)) return;                                                          \
+        r->be->ops->entry(r, __VA_ARGS__);                                                                             \
+        end(r, &l);                                                                                                    \
     } while (0)
 
 #define SHAPE(...) snprintf(l.shape, sizeof l.shape, __VA_ARGS__)

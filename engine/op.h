@@ -120,13 +120,14 @@ struct dl_attn {
     dl_act q, k, v, y;
     int32_t heads;
     float scale;
-    bool causal;            /* key j takes part in query i only if j <= i */
-    dl_act bias;            /* n = heads, w = tk, h = tq, c = 1: f32, added to the scores (T5); absent: none */
+    bool causal;             /* key j takes part in query i only if j <= i */
+    dl_act bias;             /* n = heads, w = tk, h = tq, c = 1: f32, added to the scores (T5); absent: none */
     const uint8_t *key_mask; /* [k.n][tk] host bytes, 0 = masked; NULL: none */
     const int32_t *kv_row;
 };
 
-/* y[n][1][tokens][c] = table[ids[n][token]] + pos[token]; ids are host memory, checked against the table. pos may be NULL. */
+/* y[n][1][tokens][c] = table[ids[n][token]] + pos[token]; ids are host memory, checked against the table. pos may be
+ * NULL. */
 struct dl_embed {
     const int32_t *ids;
     dl_act y;
@@ -164,15 +165,16 @@ struct dl_sched_in {
     const int32_t *row; /* host [y.n] */
 };
 
-/* Guidance and one scheduler step, in place: e = u + guidance * (c - u), u = eps[u_row[i]], c = eps[c_row[i]] (u_row NULL: no
- * guidance, e = c), then the step's linear update of latent[i] and of the history that the scheduler needs. */
+/* Guidance and one scheduler step, in place: e = u + guidance * (c - u), u = eps[u_row[i]], c = eps[c_row[i]] (u_row
+ * NULL: no guidance, e = c), then the step's linear update of latent[i] and of the history that the scheduler needs. */
 struct dl_sched_step {
     const struct sched_table *table;
-    dl_act eps;                  /* the network's output, any rows */
+    dl_act eps;                   /* the network's output, any rows */
     const int32_t *u_row, *c_row; /* host [latent.n] */
     float guidance;
     dl_act latent;  /* f32 */
-    dl_act history; /* f32, n = latent.n * table's slots, slot-major: slot k of image i is row k * latent.n + i; p NULL when none */
+    dl_act history; /* f32, n = latent.n * table's slots, slot-major: slot k of image i is row k * latent.n + i; p NULL
+                       when none */
 };
 
 /* u8[n][h][w][3] = round(255 clamp(x / 2 + 1/2, 0, 1)), half to even; x has at least 3 channels. */
@@ -213,7 +215,8 @@ void dl_op_sched_in(struct dl_run *r, struct dl_sched_in a);
 void dl_op_sched_step(struct dl_run *r, struct dl_sched_step a);
 void dl_op_image(struct dl_run *r, struct dl_image a);
 
-/* Activations from the run's arena, contiguous: low end, high end. In case of failure p is NULL and the run's error set. */
+/* Activations from the run's arena, contiguous: low end, high end. In case of failure p is NULL and the run's error
+ * set. */
 dl_act dl_act_lo(struct dl_run *r, int t, int32_t n, int32_t h, int32_t w, int32_t c);
 dl_act dl_act_hi(struct dl_run *r, int t, int32_t n, int32_t h, int32_t w, int32_t c);
 /* A contiguous activation over memory that the caller has. */

@@ -36,10 +36,7 @@ __attribute__((format(printf, 2, 3))) static bool bad(const struct view *v, cons
     return false;
 }
 
-static bool is_float(int t)
-{
-    return t == DL_F32 || t == DL_F16 || t == DL_BF16;
-}
+static bool is_float(int t) { return t == DL_F32 || t == DL_F16 || t == DL_BF16; }
 
 /* An operand: present, possible sizes and pitches. Rows of an output may not lie on each other. */
 static bool act_ok(const struct view *v, const dl_act *a, const char *name, bool out)
@@ -82,8 +79,7 @@ static bool rows_ok(const struct view *v, const int32_t *row, int32_t n, int32_t
 {
     if (dl_run_is_dry(v->r)) return true;
     for (int32_t i = 0; i < n; i++)
-        if (row[i] < 0 || row[i] >= rows)
-            return bad(v, "%s[%d] is %d, outside the %d rows", name, i, row[i], rows);
+        if (row[i] < 0 || row[i] >= rows) return bad(v, "%s[%d] is %d, outside the %d rows", name, i, row[i], rows);
     return true;
 }
 

@@ -3,7 +3,8 @@
 
 #include <assert.h>
 
-void rng_seed(struct dl_rng *r, enum rng_kind kind, uint64_t seed, int sms, int threads_per_sm) {
+void rng_seed(struct dl_rng *r, enum rng_kind kind, uint64_t seed, int sms, int threads_per_sm)
+{
     assert(sms >= 0 && threads_per_sm >= 0);
     *r = (struct dl_rng){.kind = kind, .seed = seed};
     r->sms = sms ? sms : RNG_DEFAULT_SMS;
@@ -11,7 +12,8 @@ void rng_seed(struct dl_rng *r, enum rng_kind kind, uint64_t seed, int sms, int 
     if (kind == RNG_TORCH_CPU) rng_mt_seed(r);
 }
 
-void rng_normal(struct dl_rng *r, float *out, int64_t n, enum dl_type t) {
+void rng_normal(struct dl_rng *r, float *out, int64_t n, enum dl_type t)
+{
     assert(n >= 0 && (t == DL_F32 || t == DL_F16 || t == DL_BF16));
     if (n == 0) return;
     if (r->kind == RNG_TORCH_CPU)

@@ -12,19 +12,22 @@
 
 enum { MT_N = 624, MT_M = 397, BLOCK = 16, HALF = BLOCK / 2 };
 
-void rng_mt_seed(struct dl_rng *r) {
+void rng_mt_seed(struct dl_rng *r)
+{
     r->mt[0] = (uint32_t)r->seed;
     for (uint32_t i = 1; i < MT_N; i++) r->mt[i] = 1812433253u * (r->mt[i - 1] ^ (r->mt[i - 1] >> 30)) + i;
     r->mt_next = MT_N;
     r->has_cached = false;
 }
 
-static uint32_t twist(uint32_t hi, uint32_t lo, uint32_t far) {
+static uint32_t twist(uint32_t hi, uint32_t lo, uint32_t far)
+{
     uint32_t y = (hi & 0x80000000u) | (lo & 0x7fffffffu);
     return far ^ (y >> 1) ^ ((lo & 1) ? 0x9908b0dfu : 0);
 }
 
-static void refill(struct dl_rng *r) {
+static void refill(struct dl_rng *r)
+{
     uint32_t *m = r->mt;
     int k = 0;
     for (; k < MT_N - MT_M; k++) m[k] = twist(m[k], m[k + 1], m[k + MT_M]);
@@ -33,7 +36,8 @@ static void refill(struct dl_rng *r) {
     r->mt_next = 0;
 }
 
-static uint32_t draw_u32(struct dl_rng *r) {
+static uint32_t draw_u32(struct dl_rng *r)
+{
     if (r->mt_next == MT_N) refill(r);
     uint32_t y = r->mt[r->mt_next++];
     y ^= y >> 11;
@@ -42,18 +46,21 @@ static uint32_t draw_u32(struct dl_rng *r) {
     return y ^ (y >> 18);
 }
 
-static double draw_double(struct dl_rng *r) {
+static double draw_double(struct dl_rng *r)
+{
     uint64_t hi = draw_u32(r), lo = draw_u32(r);
     return (double)(((hi << 32) | lo) & ((1ull << 53) - 1)) * 0x1p-53;
 }
 
 /* x[n] = uniforms in [0, 1) of 24 bits */
-static void draw_uniforms(struct dl_rng *r, float *x, int64_t n) {
+static void draw_uniforms(struct dl_rng *r, float *x, int64_t n)
+{
     for (int64_t i = 0; i < n; i++) x[i] = (float)(draw_u32(r) & 0xffffffu) * 0x1p-24f;
 }
 
 /* sqrt(-2 ln u) for u in [2^-24, 1]: u = m * 2^e with m in [sqrt(1/2), sqrt 2), then Cephes' polynomial in m - 1. */
-static inline __attribute__((always_inline)) float radius(float u) {
+static inline __attribute__((always_inline)) float radius(float u)
+{
     uint32_t bits;
     memcpy(&bits, &u, 4);
     int32_t e = (int32_t)(bits >> 23) - 126;
@@ -78,7 +85,8 @@ static inline __attribute__((always_inline)) float radius(float u) {
 }
 
 /* Sine and cosine of th in [0, 2 pi): the octant, the angle left in it, and Cephes' two polynomials. */
-static inline __attribute__((always_inline)) void sine_cosine(float th, float *sine, float *cosine) {
+static inline __attribute__((always_inline)) void sine_cosine(float th, float *sine, float *cosine)
+{
     int32_t j = ((int32_t)(th * 1.27323954473516f) + 1) & ~1;
     float fj = (float)j, x = fmaf(fj, -0.78515625f, th);
     x = fmaf(fj, -2.4187564849853515625e-4f, x);
@@ -99,7 +107,8 @@ static inline __attribute__((always_inline)) void sine_cosine(float th, float *s
     *cosine = ((j - 2) & 4) ? b : -b;
 }
 
-static inline __attribute__((always_inline)) void transform_body(float *x, int64_t blocks) {
+static inline __attribute__((always_inline)) void transform_body(float *x, int64_t blocks)
+{
     for (int64_t i = 0; i < blocks; i++, x += BLOCK) {
         for (int j = 0; j < HALF; j++) {
             float s, c, r = radius(1.0f - x[j]);
@@ -111,13 +120,12 @@ static inline __attribute__((always_inline)) void transform_body(float *x, int64
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) static void transform_fma(float *x, int64_t blocks) {
-    transform_body(x, blocks);
-}
+__attribute__((target("avx2,fma"))) static void transform_fma(float *x, int64_t blocks) { transform_body(x, blocks); }
 #endif
 
 /* x[blocks][16]: uniforms in, normals out */
-static void transform(float *x, int64_t blocks) {
+static void transform(float *x, int64_t blocks)
+{
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         transform_fma(x, blocks);
@@ -127,7 +135,8 @@ static void transform(float *x, int64_t blocks) {
     transform_body(x, blocks);
 }
 
-static double draw_one(struct dl_rng *r) {
+static double draw_one(struct dl_rng *r)
+{
     if (r->has_cached) {
         r->has_cached = false;
         return r->cached;
@@ -139,7 +148,8 @@ static double draw_one(struct dl_rng *r) {
     return radius2 * cos(th);
 }
 
-void rng_mt_normal(struct dl_rng *r, float *out, int64_t n, bool half) {
+void rng_mt_normal(struct dl_rng *r, float *out, int64_t n, bool half)
+{
     if (n < BLOCK) {
         for (int64_t i = 0; i < n; i++) out[i] = (float)draw_one(r);
         return;

@@ -10,7 +10,8 @@
 
 enum { THREADS = 256 };
 
-void rng_philox(uint32_t out[4], const uint32_t ctr[4], const uint32_t key[2]) {
+void rng_philox(uint32_t out[4], const uint32_t ctr[4], const uint32_t key[2])
+{
     uint32_t c0 = ctr[0], c1 = ctr[1], c2 = ctr[2], c3 = ctr[3], k0 = key[0], k1 = key[1];
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xd2511f53u * c0, p1 = (uint64_t)0xcd9e8d57u * c2;
@@ -28,14 +29,16 @@ void rng_philox(uint32_t out[4], const uint32_t ctr[4], const uint32_t key[2]) {
 }
 
 /* curand's Box-Muller: the sine comes first. Its multiply-adds are fused, as nvcc compiles them. */
-static void box_muller(float out[2], uint32_t x, uint32_t y) {
+static void box_muller(float out[2], uint32_t x, uint32_t y)
+{
     const float unit = 2.3283064e-10f, turn = 2.3283064e-10f * 6.2831855f;
     float u = fmaf((float)x, unit, unit / 2), v = fmaf((float)y, turn, turn / 2), s = sqrtf(-2.0f * logf(u));
     out[0] = s * sinf(v);
     out[1] = s * cosf(v);
 }
 
-void rng_philox_normal(struct dl_rng *r, float *out, int64_t n) {
+void rng_philox_normal(struct dl_rng *r, float *out, int64_t n)
+{
     int64_t resident = (int64_t)r->sms * (r->threads_per_sm / THREADS), blocks = (n + THREADS - 1) / THREADS;
     if (blocks > resident) blocks = resident > 0 ? resident : 1;
     int64_t threads = blocks * THREADS, turns = (n - 1) / (4 * threads) + 1;

@@ -11,7 +11,8 @@ struct sum {
     bool any;
 };
 
-static struct sum sum_add(struct sum s, float c, const float *v, int64_t i) {
+static struct sum sum_add(struct sum s, float c, const float *v, int64_t i)
+{
     if (c == 0) return s;
     float p = c * v[i];
     return (struct sum){s.any ? s.v + p : p, true};
@@ -22,7 +23,8 @@ struct values {
 };
 
 /* All up to the threshold, for element i. */
-static struct values inner(const struct sched_step *s, float guidance, const struct sched_image *im, int64_t i) {
+static struct values inner(const struct sched_step *s, float guidance, const struct sched_image *im, int64_t i)
+{
     struct values v;
     struct sum a = {0};
     v.e = im->cond[i];
@@ -38,11 +40,13 @@ static struct values inner(const struct sched_step *s, float guidance, const str
     return v;
 }
 
-void sched_input(const struct sched_step *s, const float *x, float *y, int64_t n) {
+void sched_input(const struct sched_step *s, const float *x, float *y, int64_t n)
+{
     for (int64_t i = 0; i < n; i++) y[i] = x[i] / s->in_div;
 }
 
-void sched_apply(const struct sched_table *t, int step, float guidance, const struct sched_image *im, int64_t n) {
+void sched_apply(const struct sched_table *t, int step, float guidance, const struct sched_image *im, int64_t n)
+{
     assert(step >= 0 && step < t->n);
     const struct sched_step *s = &t->step[step];
     for (int64_t i = 0; i < n; i++) {
@@ -67,13 +71,15 @@ void sched_apply(const struct sched_table *t, int step, float guidance, const st
     }
 }
 
-static int by_value(const void *a, const void *b) {
+static int by_value(const void *a, const void *b)
+{
     float x = *(const float *)a, y = *(const float *)b;
     return (x > y) - (x < y);
 }
 
 float sched_threshold(const struct sched_table *t, int step, float guidance, const struct sched_image *im, int64_t n,
-                      float *work) {
+                      float *work)
+{
     assert(step >= 0 && step < t->n && n > 0 && t->threshold > 0);
     for (int64_t i = 0; i < n; i++) work[i] = fabsf(inner(&t->step[step], guidance, im, i).q);
     qsort(work, (size_t)n, sizeof *work, by_value);

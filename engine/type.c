@@ -54,9 +54,9 @@ uint8_t dl_e4m3_of(float f)
     if (a == 0) return sign;
     if (a >= 448.0f) return sign | 0x7e;
     int e;
-    frexpf(a, &e);                                  /* a = m * 2^e, m in [0.5, 1) */
-    int scale = e - 1 < -6 ? -9 : e - 4;            /* exponent of the last place: 3 fraction bits, 2^-9 when subnormal */
-    int q = (int)nearbyintf(ldexpf(a, -scale));     /* ties to even */
+    frexpf(a, &e);                              /* a = m * 2^e, m in [0.5, 1) */
+    int scale = e - 1 < -6 ? -9 : e - 4;        /* exponent of the last place: 3 fraction bits, 2^-9 when subnormal */
+    int q = (int)nearbyintf(ldexpf(a, -scale)); /* ties to even */
     if (scale == -9 && q < 8) return sign | (uint8_t)q;
     if (q == 16) q = 8, scale++;
     int code = ((scale + 10) << 3) | (q & 7);
@@ -108,7 +108,8 @@ __attribute__((target("avx,f16c"))) static int64_t narrow_f16(uint16_t *d, const
 {
     int64_t i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(d + i), _mm256_cvtps_ph(_mm256_loadu_ps((const float *)(s + i)), _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128((__m128i *)(d + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps((const float *)(s + i)), _MM_FROUND_TO_NEAREST_INT));
     return i;
 }
 

@@ -42,9 +42,9 @@ static inline float dl_bf16_to(uint16_t h)
     return f;
 }
 
-/* dst[i] = src[i] for n elements, between any of f32, f16, bf16, e4m3; the arrays must not overlap unless equal in type. src
- * may lie at any address (files do not align their tensors).
- * Uses the CPU's own f16 conversion where there is one. */
+/* dst[i] = src[i] for n elements, between any of f32, f16, bf16, e4m3; the arrays must not overlap unless equal in
+ * type. src may lie at any address (files do not align their tensors). Uses the CPU's own f16 conversion where there is
+ * one. */
 void dl_convert(void *dst, int dst_t, const void *src, int src_t, int64_t n);
 
 /* The value of one element of type t (floating types only) at index i, and its counterpart. */

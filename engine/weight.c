@@ -62,10 +62,7 @@ struct dl_pack *dl_w_want(struct dl_w *w, uint64_t key, int64_t bytes,
     return p;
 }
 
-static int64_t row_count(const struct dl_w *w)
-{
-    return w->dim[0] ? dl_w_count(w) / w->dim[0] : 0;
-}
+static int64_t row_count(const struct dl_w *w) { return w->dim[0] ? dl_w_count(w) / w->dim[0] : 0; }
 
 void dl_w_read(const struct dl_w *w, void *dst, int t)
 {

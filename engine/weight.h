@@ -4,8 +4,8 @@
  * shape, and where its bytes lie in the mapped file. It may be made of several file tensors stacked along the first
  * dimension (q, k and v projections as one matrix), so that one GEMM serves them.
  *
- * Which form an op wants (a type, a blocked layout) is known only once it has chosen its variant, and that happens in the dry
- * run: the variant asks for the form there (a struct dl_pack is then hung on the weight, without bytes), and
+ * Which form an op wants (a type, a blocked layout) is known only once it has chosen its variant, and that happens in
+ * the dry run: the variant asks for the form there (a struct dl_pack is then hung on the weight, without bytes), and
  * dl_run_load() makes all forms that were asked for before the first real run. Packs belong to the weight's set and die
  * with it; file bytes are borrowed from the mapping, which must outlive the set until dl_run_load() has returned.
  */
@@ -55,12 +55,13 @@ struct dl_w {
 
 /* All weights of one network. */
 struct dl_wset {
-    struct dl_w **w;  /* [n] every bound weight, in the order of binding; the array is owned, the weights are the model's */
+    struct dl_w *
+        *w; /* [n] every bound weight, in the order of binding; the array is owned, the weights are the model's */
     int64_t n, cap;
-    int64_t pack_bytes;   /* of all packs asked for so far */
-    int64_t loaded_bytes; /* of all packs that have their data */
+    int64_t pack_bytes;                             /* of all packs asked for so far */
+    int64_t loaded_bytes;                           /* of all packs that have their data */
     void (*free_data)(struct dl_ctx *, void *data); /* how a pack's data goes back: set by dl_run_load */
-    struct dl_ctx *ctx; /* the backend's, which must outlive the set's packs */
+    struct dl_ctx *ctx;                             /* the backend's, which must outlive the set's packs */
 };
 
 int64_t dl_w_count(const struct dl_w *w); /* elements */

@@ -66,8 +66,10 @@ int lens_encode(struct pipe *p, const struct lens_text *t, struct lens_conds *c,
     if (lens_conds_open(c, t->prompt, t->n_prompts, t->n_layers, e) < 0) return -1;
     int rc = 0;
     for (int i = 0; i < t->n_prompts + c->n_negatives && rc == 0; i++) {
-        if (t->stop && *t->stop) rc = dl_fail(e, DL_EINTERRUPT, "interrupted");
-        else rc = i < t->n_prompts ? encode_prompt(p, t, i, c, e) : encode_negative(p, t, i - t->n_prompts, c, e);
+        if (t->stop && *t->stop)
+            rc = dl_fail(e, DL_EINTERRUPT, "interrupted");
+        else
+            rc = i < t->n_prompts ? encode_prompt(p, t, i, c, e) : encode_negative(p, t, i - t->n_prompts, c, e);
     }
     if (rc < 0) lens_conds_close(c);
     return rc;

@@ -47,12 +47,12 @@ struct making {
     struct manifest *m;
     const struct lens_progress *pr;
     struct writer *writer;
-    struct latents *latents; /* NULL without save_latents */
+    struct latents *latents;            /* NULL without save_latents */
     const struct manifest_image *image; /* all of them */
     int64_t n_images, done;
     int batch;
-    int64_t count;   /* elements of a latent */
-    float *store;    /* [batch][count] */
+    int64_t count; /* elements of a latent */
+    float *store;  /* [batch][count] */
     uint8_t *rgb;
     time_t flushed;
     int step_batch; /* images of the batch under way */

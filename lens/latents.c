@@ -58,7 +58,8 @@ static int read_old(struct latents *l, struct dl_err *e)
         if (strlen(t->name) >= NAMES_MAX || !st_need(f, t->name, DL_F32, 3, (int64_t[]){l->c, l->h, l->w}, e) ||
             !(n = add(l, t->name, e)))
             rc = -1;
-        else memcpy(n->data, t->data, (size_t)t->bytes);
+        else
+            memcpy(n->data, t->data, (size_t)t->bytes);
     }
     st_close(f);
     return rc;

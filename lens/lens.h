@@ -14,10 +14,10 @@
 
 struct lens_prompt {
     char *text;
-    char *negative;    /* never NULL when guidance is on: "" by default */
-    uint64_t *seeds;   /* [n_seeds] as the generator takes them */
+    char *negative;  /* never NULL when guidance is on: "" by default */
+    uint64_t *seeds; /* [n_seeds] as the generator takes them */
     int n_seeds;
-    bool own_seed;     /* the one seed came with the prompt: a snapshot keeps it */
+    bool own_seed; /* the one seed came with the prompt: a snapshot keeps it */
 };
 
 /* What is fed to the denoiser: for prompt i and chosen layer j, cond[i * n_layers + j]; for its negative,

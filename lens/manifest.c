@@ -511,11 +511,10 @@ char *manifest_image_text(const struct manifest *m, int64_t image)
     const json_t *root = m->root;
     json_t *model = json_copy(json_object_get(root, "model"));
     json_object_del(model, "name"); /* a path on the maker's machine is nobody else's business, and no setting */
-    json_t *j =
-        json_pack("{sO sO so sO sO so si so sO}", "dlens", json_object_get(root, "dlens"), "command",
-                  json_object_get(root, "command"), "model", model, "prompt",
-                  json_object_get(p, "text"), "negative", json_object_get(p, "negative"), "seed", seed_json(t->seed),
-                  "layer", t->k, "block", block_json(t->k), "settings", json_object_get(root, "settings"));
+    json_t *j = json_pack("{sO sO so sO sO so si so sO}", "dlens", json_object_get(root, "dlens"), "command",
+                          json_object_get(root, "command"), "model", model, "prompt", json_object_get(p, "text"),
+                          "negative", json_object_get(p, "negative"), "seed", seed_json(t->seed), "layer", t->k,
+                          "block", block_json(t->k), "settings", json_object_get(root, "settings"));
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
     return text;

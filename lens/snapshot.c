@@ -15,9 +15,12 @@ static void key_of(char out[KEY_MAX], int i, int owner, bool one_negative, const
 {
     char name[NAMES_MAX];
     names_snapshot(name, i < 0 ? owner : i, folder, w);
-    if (i >= 0) snprintf(out, KEY_MAX, "%s", name);
-    else if (one_negative) snprintf(out, KEY_MAX, "negative.%s.%s", folder, w);
-    else snprintf(out, KEY_MAX, "%.*s.negative.%s.%s", (int)strcspn(name, "."), name, folder, w);
+    if (i >= 0)
+        snprintf(out, KEY_MAX, "%s", name);
+    else if (one_negative)
+        snprintf(out, KEY_MAX, "negative.%s.%s", folder, w);
+    else
+        snprintf(out, KEY_MAX, "%.*s.negative.%s.%s", (int)strcspn(name, "."), name, folder, w);
 }
 
 /* ---- writing ---- */
@@ -182,9 +185,12 @@ bool snapshot_seed(const struct snapshot *s, int i, uint64_t *seed)
     const json_t *v = json_object_get(json_array_get(s->prompts, (size_t)i), "seed");
     const char *digits = json_string_value(v);
     size_t n = digits ? strlen(digits) : 0;
-    if (json_is_integer(v) && json_integer_value(v) >= 0) *seed = (uint64_t)json_integer_value(v);
-    else if (n && n <= 20 && strspn(digits, "0123456789") == n) *seed = strtoull(digits, NULL, 10);
-    else return false;
+    if (json_is_integer(v) && json_integer_value(v) >= 0)
+        *seed = (uint64_t)json_integer_value(v);
+    else if (n && n <= 20 && strspn(digits, "0123456789") == n)
+        *seed = strtoull(digits, NULL, 10);
+    else
+        return false;
     return true;
 }
 

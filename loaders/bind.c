@@ -18,7 +18,8 @@ struct bind_state {
 
 static const char *const fault_name[FAULTS] = {"missing", "mis-shaped", "of a type that cannot be used", "unknown"};
 
-static int open_state(struct bind *b, int64_t n, struct dl_err *e) {
+static int open_state(struct bind *b, int64_t n, struct dl_err *e)
+{
     b->state = calloc(1, sizeof *b->state);
     if (b->state) b->state->used = calloc((size_t)n + 1, sizeof *b->state->used);
     if (b->state && b->state->used) return 0;
@@ -27,18 +28,21 @@ static int open_state(struct bind *b, int64_t n, struct dl_err *e) {
     return dl_fail(e, DL_ENOMEM, "no memory for binding %lld tensors", (long long)n);
 }
 
-int bind_open(struct bind *b, const struct st_set *files, struct dl_wset *set, struct dl_err *e) {
+int bind_open(struct bind *b, const struct st_set *files, struct dl_wset *set, struct dl_err *e)
+{
     *b = (struct bind){.files = files, .set = set};
     return open_state(b, st_set_count(files), e);
 }
 
 int bind_open_list(struct bind *b, void (*list)(void *, const char *, const int64_t *, int, enum bind_role), void *user,
-                   struct dl_err *e) {
+                   struct dl_err *e)
+{
     *b = (struct bind){.list = list, .user = user};
     return open_state(b, 0, e);
 }
 
-void bind_in(struct bind *b, const char *fmt, ...) {
+void bind_in(struct bind *b, const char *fmt, ...)
+{
     size_t from = strlen(b->scope), room = sizeof b->scope - from;
     va_list ap;
     va_start(ap, fmt);
@@ -55,20 +59,23 @@ void bind_in(struct bind *b, const char *fmt, ...) {
     memcpy(b->scope + from + n, ".", 2);
 }
 
-void bind_out(struct bind *b) {
+void bind_out(struct bind *b)
+{
     assert(b->state->depth > 0);
     if (--b->state->depth < MAX_DEPTH) b->scope[b->state->from[b->state->depth]] = 0;
 }
 
 /* scope + name; NULL with the sticky error when it is too long. */
-static const char *full_name(struct bind *b, char *out, size_t cap, const char *name) {
+static const char *full_name(struct bind *b, char *out, size_t cap, const char *name)
+{
     int n = snprintf(out, cap, "%s%s", b->scope, name);
     if (n >= 0 && (size_t)n < cap) return out;
     dl_fail(&b->err, DL_EFAIL, "the tensor name \"%s%.200s\" is too long", b->scope, name);
     return NULL;
 }
 
-bool bind_has(const struct bind *b, const char *name) {
+bool bind_has(const struct bind *b, const char *name)
+{
     char full[512];
     int n = snprintf(full, sizeof full, "%s%s", b->scope, name);
     return b->files && n >= 0 && (size_t)n < sizeof full && st_set_find(b->files, full);
@@ -77,7 +84,8 @@ bool bind_has(const struct bind *b, const char *name) {
 static void fault(struct bind *b, enum bind_fault kind, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-static void fault(struct bind *b, enum bind_fault kind, const char *name, const char *fmt, ...) {
+static void fault(struct bind *b, enum bind_fault kind, const char *name, const char *fmt, ...)
+{
     char text[400], line[700];
     va_list ap;
     va_start(ap, fmt);
@@ -91,7 +99,8 @@ static void fault(struct bind *b, enum bind_fault kind, const char *name, const 
 }
 
 /* Place of a tensor in the set: the pointers to its index are sorted by name. */
-static int64_t place(const struct st_set *s, const char *name) {
+static int64_t place(const struct st_set *s, const char *name)
+{
     int64_t lo = 0, hi = st_set_count(s);
     while (lo < hi) {
         int64_t mid = lo + (hi - lo) / 2;
@@ -104,7 +113,8 @@ static int64_t place(const struct st_set *s, const char *name) {
 }
 
 /* Same shape, or a matrix [out, in] as the 1x1 convolution [out, in, 1, 1] and the other way round. */
-static bool same_shape(const struct st_tensor *t, int nd, const int64_t *dim) {
+static bool same_shape(const struct st_tensor *t, int nd, const int64_t *dim)
+{
     int most = nd > t->nd ? nd : t->nd;
     if (nd != t->nd && !((nd == 2 && t->nd == 4) || (nd == 4 && t->nd == 2))) return false;
     for (int i = 0; i < most; i++)
@@ -112,13 +122,12 @@ static bool same_shape(const struct st_tensor *t, int nd, const int64_t *dim) {
     return true;
 }
 
-static bool usable(const struct st_tensor *t) {
-    return t->t == DL_F32 || t->t == DL_F16 || t->t == DL_BF16;
-}
+static bool usable(const struct st_tensor *t) { return t->t == DL_F32 || t->t == DL_F16 || t->t == DL_BF16; }
 
 /* Looks for one tensor, marks it as asked for and holds it against what is expected. NULL: a fault, or list mode. */
 static const struct st_tensor *expect(struct bind *b, enum bind_role role, const char *name, int nd, const int64_t *dim,
-                                      bool typed) {
+                                      bool typed)
+{
     char full[512], want[200], have[200];
     if (!full_name(b, full, sizeof full, name)) return NULL;
     if (!b->files) {
@@ -145,27 +154,31 @@ static const struct st_tensor *expect(struct bind *b, enum bind_role role, const
 }
 
 /* Hangs part of the file's tensor on the weight; the first part registers it with the set. */
-static void add_part(struct bind *b, struct dl_w *w, const struct st_tensor *t, int64_t rows) {
+static void add_part(struct bind *b, struct dl_w *w, const struct st_tensor *t, int64_t rows)
+{
     if (w->n_parts == 0 && dl_wset_add(b->set, w, t->name, &b->err)) return;
     w->part[w->n_parts++] =
         (struct dl_wpart){.file = t->data, .rows = rows, .t = t->t, .mapped = st_file_mapped(t->file)};
 }
 
 /* What a weight is before any part is bound: shape alone, as list mode and a missing tensor leave it. */
-static void clear(struct dl_w *w, int nd, const int64_t *dim) {
+static void clear(struct dl_w *w, int nd, const int64_t *dim)
+{
     assert(nd >= 1 && nd <= 4);
     *w = (struct dl_w){.nd = nd};
     for (int i = 0; i < 4; i++) w->dim[i] = i < nd ? dim[i] : 1;
 }
 
-void bind_w(struct bind *b, struct dl_w *w, enum bind_role role, const char *name, int nd, const int64_t *dim) {
+void bind_w(struct bind *b, struct dl_w *w, enum bind_role role, const char *name, int nd, const int64_t *dim)
+{
     clear(w, nd, dim);
     const struct st_tensor *t = expect(b, role, name, nd, dim, true);
     if (t) add_part(b, w, t, dim[0]);
 }
 
 void bind_stack(struct bind *b, struct dl_w *w, enum bind_role role, int n, const char *const *name,
-                const int64_t *rows, int64_t in) {
+                const int64_t *rows, int64_t in)
+{
     int nd = in ? 2 : 1;
     int64_t all[2] = {0, in};
     const struct st_tensor *t[DL_WPARTS];
@@ -181,11 +194,13 @@ void bind_stack(struct bind *b, struct dl_w *w, enum bind_role role, int n, cons
     for (int i = 0; i < n && whole; i++) add_part(b, w, t[i], rows[i]);
 }
 
-void bind_skip(struct bind *b, enum bind_role role, const char *name, int nd, const int64_t *dim) {
+void bind_skip(struct bind *b, enum bind_role role, const char *name, int nd, const int64_t *dim)
+{
     expect(b, role, name, nd, dim, false);
 }
 
-void bind_allow(struct bind *b, const char *name) {
+void bind_allow(struct bind *b, const char *name)
+{
     char full[512];
     if (!b->files || !full_name(b, full, sizeof full, name)) return;
     int64_t at = place(b->files, full);
@@ -193,34 +208,38 @@ void bind_allow(struct bind *b, const char *name) {
 }
 
 /* name + tail ("to_q" + ".weight"), bounded; the sticky error when too long. */
-static const char *tailed(struct bind *b, char *out, size_t cap, const char *name, const char *tail) {
+static const char *tailed(struct bind *b, char *out, size_t cap, const char *name, const char *tail)
+{
     int n = snprintf(out, cap, "%s%s", name, tail);
     if (n >= 0 && (size_t)n < cap) return out;
     dl_fail(&b->err, DL_EFAIL, "the tensor name \"%.200s\" is too long", name);
     return "";
 }
 
-void bind_linear(struct bind *b, struct dl_w *w, struct dl_w *bias, const char *name, int64_t out, int64_t in) {
+void bind_linear(struct bind *b, struct dl_w *w, struct dl_w *bias, const char *name, int64_t out, int64_t in)
+{
     char s[300];
     bind_w(b, w, BIND_MATRIX, tailed(b, s, sizeof s, name, ".weight"), 2, (int64_t[]){out, in});
     if (bias) bind_w(b, bias, BIND_BIAS, tailed(b, s, sizeof s, name, ".bias"), 1, (int64_t[]){out});
 }
 
-void bind_conv(struct bind *b, struct dl_w *w, struct dl_w *bias, const char *name, int64_t out, int64_t in,
-               int64_t k) {
+void bind_conv(struct bind *b, struct dl_w *w, struct dl_w *bias, const char *name, int64_t out, int64_t in, int64_t k)
+{
     char s[300];
     bind_w(b, w, BIND_MATRIX, tailed(b, s, sizeof s, name, ".weight"), 4, (int64_t[]){out, in, k, k});
     if (bias) bind_w(b, bias, BIND_BIAS, tailed(b, s, sizeof s, name, ".bias"), 1, (int64_t[]){out});
 }
 
-void bind_norm(struct bind *b, struct dl_w *gamma, struct dl_w *beta, const char *name, int64_t c) {
+void bind_norm(struct bind *b, struct dl_w *gamma, struct dl_w *beta, const char *name, int64_t c)
+{
     char s[300];
     bind_w(b, gamma, BIND_GAIN, tailed(b, s, sizeof s, name, ".weight"), 1, (int64_t[]){c});
     if (beta) bind_w(b, beta, BIND_BIAS, tailed(b, s, sizeof s, name, ".bias"), 1, (int64_t[]){c});
 }
 
 /* One line over all faults. */
-static int sum_up(const struct bind *b, struct dl_err *e) {
+static int sum_up(const struct bind *b, struct dl_err *e)
+{
     char line[900] = "";
     int at = 0;
     for (int i = 0; i < FAULTS; i++) {
@@ -232,7 +251,8 @@ static int sum_up(const struct bind *b, struct dl_err *e) {
     return at ? dl_fail(e, DL_EINPUT, "%.300s: %s", st_set_path(b->files), line) : 0;
 }
 
-int bind_close(struct bind *b, struct dl_err *e) {
+int bind_close(struct bind *b, struct dl_err *e)
+{
     char shape[200];
     int rc = 0;
     if (!b->state) return dl_fail(e, DL_EFAIL, "binding was not opened");

@@ -35,10 +35,7 @@ static int emit(struct run *r, int32_t id, struct dl_err *e)
     return 0;
 }
 
-static bool is_before(struct pair a, struct pair b)
-{
-    return a.rank != b.rank ? a.rank < b.rank : a.at < b.at;
-}
+static bool is_before(struct pair a, struct pair b) { return a.rank != b.rank ? a.rank < b.rank : a.at < b.at; }
 
 /* Queues the pair that begins at symbol `at`, if there is a merge for it. */
 static void queue_pair(struct run *r, int32_t at)
@@ -282,23 +279,8 @@ done:
     return rc;
 }
 
-int clip_bpe_pad_id(const struct clip_bpe *b)
-{
-    return b->pad;
-}
-int clip_bpe_bos_id(const struct clip_bpe *b)
-{
-    return b->bos;
-}
-int clip_bpe_eos_id(const struct clip_bpe *b)
-{
-    return b->eos;
-}
-int clip_bpe_vocab_size(const struct clip_bpe *b)
-{
-    return b->n_pieces;
-}
-int clip_bpe_max_length(const struct clip_bpe *b)
-{
-    return b->max_length;
-}
+int clip_bpe_pad_id(const struct clip_bpe *b) { return b->pad; }
+int clip_bpe_bos_id(const struct clip_bpe *b) { return b->bos; }
+int clip_bpe_eos_id(const struct clip_bpe *b) { return b->eos; }
+int clip_bpe_vocab_size(const struct clip_bpe *b) { return b->n_pieces; }
+int clip_bpe_max_length(const struct clip_bpe *b) { return b->max_length; }

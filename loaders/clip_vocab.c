@@ -268,10 +268,7 @@ static int declare(struct loader *l, const char *text, int32_t id, bool normaliz
     return 0;
 }
 
-static bool is_true(const json_t *o, const char *key)
-{
-    return json_is_true(json_object_get(o, key));
-}
+static bool is_true(const json_t *o, const char *key) { return json_is_true(json_object_get(o, key)); }
 
 /* A token written as a string or as an object with "content". */
 static int read_token(struct loader *l, const json_t *v, const char *file, const char *key, const char **text,

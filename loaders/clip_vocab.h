@@ -31,7 +31,7 @@ struct clip_merge {
 struct clip_bpe {
     char **piece; /* [n_pieces] by id; added tokens behind the vocabulary's */
     int n_pieces;
-    int n_vocab;        /* ids below it are vocab.json's */
+    int n_vocab;         /* ids below it are vocab.json's */
     int32_t *piece_slot; /* [piece_mask + 1] id or -1: open addressing by the hash of the piece; vocab.json's only */
     uint32_t piece_mask;
     struct clip_merge *merge; /* [n_merges] in the order of the file */

@@ -15,7 +15,8 @@ struct cfg {
     struct dl_err err;
 };
 
-static int take(struct cfg **out, json_t *root, const char *path, struct dl_err *e) {
+static int take(struct cfg **out, json_t *root, const char *path, struct dl_err *e)
+{
     char what[80];
     *out = NULL;
     if (!root) return -1;
@@ -34,46 +35,49 @@ static int take(struct cfg **out, json_t *root, const char *path, struct dl_err 
     return 0;
 }
 
-int cfg_open(struct cfg **c, const char *path, struct dl_err *e) {
+int cfg_open(struct cfg **c, const char *path, struct dl_err *e)
+{
     return take(c, js_open(path, MAX_BYTES, e), path, e);
 }
 
-int cfg_open_memory(struct cfg **c, const void *json, size_t n, const char *label, struct dl_err *e) {
+int cfg_open_memory(struct cfg **c, const void *json, size_t n, const char *label, struct dl_err *e)
+{
     return take(c, js_parse(json, n, label, e), label, e);
 }
 
-void cfg_close(struct cfg *c) {
+void cfg_close(struct cfg *c)
+{
     if (!c) return;
     json_decref(c->root);
     free(c->path);
     free(c);
 }
 
-int cfg_check(const struct cfg *c, struct dl_err *e) {
+int cfg_check(const struct cfg *c, struct dl_err *e)
+{
     return c->err.code ? dl_fail(e, c->err.code, "%s", c->err.msg) : 0;
 }
 
-const char *cfg_path(const struct cfg *c) {
-    return c->path;
-}
+const char *cfg_path(const struct cfg *c) { return c->path; }
 
 /* The value of a key; NULL when it is absent or null. */
-static const json_t *get(const struct cfg *c, const char *key) {
+static const json_t *get(const struct cfg *c, const char *key)
+{
     const json_t *v = json_object_get(c->root, key);
     return json_is_null(v) ? NULL : v;
 }
 
-bool cfg_has(const struct cfg *c, const char *key) {
-    return get(c, key) != NULL;
-}
+bool cfg_has(const struct cfg *c, const char *key) { return get(c, key) != NULL; }
 
-const char *cfg_key(const struct cfg *c, size_t i) {
+const char *cfg_key(const struct cfg *c, size_t i)
+{
     void *it = json_object_iter(c->root);
     while (it && i-- > 0) it = json_object_iter_next(c->root, it);
     return it ? json_object_iter_key(it) : NULL;
 }
 
-void cfg_fail(struct cfg *c, const char *key, const char *fmt, ...) {
+void cfg_fail(struct cfg *c, const char *key, const char *fmt, ...)
+{
     char text[600];
     va_list ap;
     va_start(ap, fmt);
@@ -86,7 +90,8 @@ void cfg_fail(struct cfg *c, const char *key, const char *fmt, ...) {
 static void wrong(struct cfg *c, const char *key, int at, const json_t *found, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 
-static void wrong(struct cfg *c, const char *key, int at, const json_t *found, const char *fmt, ...) {
+static void wrong(struct cfg *c, const char *key, int at, const json_t *found, const char *fmt, ...)
+{
     char what[120], want[400], place[40] = "";
     va_list ap;
     va_start(ap, fmt);
@@ -96,56 +101,63 @@ static void wrong(struct cfg *c, const char *key, int at, const json_t *found, c
     cfg_fail(c, key, "%s%s, expected %s", at >= 0 ? place : "found ", js_describe(found, what, sizeof what), want);
 }
 
-static int64_t clamp(int64_t v, int64_t min, int64_t max) {
-    return v < min ? min : v > max ? max : v;
-}
+static int64_t clamp(int64_t v, int64_t min, int64_t max) { return v < min ? min : v > max ? max : v; }
 
-static int64_t one_int(struct cfg *c, const char *key, int at, const json_t *v, int64_t min, int64_t max) {
+static int64_t one_int(struct cfg *c, const char *key, int at, const json_t *v, int64_t min, int64_t max)
+{
     int64_t x = json_integer_value(v);
     if (json_is_integer(v) && x >= min && x <= max) return x;
     wrong(c, key, at, v, "a whole number from %lld to %lld", (long long)min, (long long)max);
     return clamp(0, min, max);
 }
 
-static double one_float(struct cfg *c, const char *key, int at, const json_t *v, double min, double max) {
+static double one_float(struct cfg *c, const char *key, int at, const json_t *v, double min, double max)
+{
     double x = json_number_value(v);
     if (json_is_number(v) && x >= min && x <= max) return x;
     wrong(c, key, at, v, "a number from %g to %g", min, max);
     return min > 0 ? min : max < 0 ? max : 0;
 }
 
-static bool one_bool(struct cfg *c, const char *key, int at, const json_t *v) {
+static bool one_bool(struct cfg *c, const char *key, int at, const json_t *v)
+{
     if (!json_is_boolean(v)) wrong(c, key, at, v, "true or false");
     return json_is_true(v);
 }
 
-static const char *one_str(struct cfg *c, const char *key, int at, const json_t *v) {
+static const char *one_str(struct cfg *c, const char *key, int at, const json_t *v)
+{
     if (json_is_string(v)) return json_string_value(v);
     wrong(c, key, at, v, "a string");
     return "";
 }
 
-int64_t cfg_int(struct cfg *c, const char *key, int64_t fallback, int64_t min, int64_t max) {
+int64_t cfg_int(struct cfg *c, const char *key, int64_t fallback, int64_t min, int64_t max)
+{
     const json_t *v = get(c, key);
     return !v && fallback != CFG_REQUIRED ? fallback : one_int(c, key, -1, v, min, max);
 }
 
-double cfg_float(struct cfg *c, const char *key, double fallback, double min, double max) {
+double cfg_float(struct cfg *c, const char *key, double fallback, double min, double max)
+{
     const json_t *v = get(c, key);
     return !v && !isnan(fallback) ? fallback : one_float(c, key, -1, v, min, max);
 }
 
-bool cfg_bool(struct cfg *c, const char *key, int64_t fallback) {
+bool cfg_bool(struct cfg *c, const char *key, int64_t fallback)
+{
     const json_t *v = get(c, key);
     return !v && fallback != CFG_REQUIRED ? fallback != 0 : one_bool(c, key, -1, v);
 }
 
-const char *cfg_str(struct cfg *c, const char *key, const char *fallback) {
+const char *cfg_str(struct cfg *c, const char *key, const char *fallback)
+{
     const json_t *v = get(c, key);
     return !v && fallback ? fallback : one_str(c, key, -1, v);
 }
 
-int cfg_choice(struct cfg *c, const char *key, int64_t fallback, int n, const char *const *names) {
+int cfg_choice(struct cfg *c, const char *key, int64_t fallback, int n, const char *const *names)
+{
     const json_t *v = get(c, key);
     if (!v && fallback != CFG_REQUIRED) return (int)fallback;
     for (int i = 0; json_is_string(v) && i < n; i++)
@@ -159,7 +171,8 @@ int cfg_choice(struct cfg *c, const char *key, int64_t fallback, int n, const ch
 
 /* Number of values of a list or scalar, checked; 0 when the key is absent (an error where n_min > 0) or the count is
  * wrong. */
-static int count(struct cfg *c, const char *key, const json_t *v, int n_min, int n_max) {
+static int count(struct cfg *c, const char *key, const json_t *v, int n_min, int n_max)
+{
     if (!v && n_min == 0) return 0;
     size_t n = json_is_array(v) ? json_array_size(v) : 1;
     if (v && n >= (size_t)n_min && n <= (size_t)n_max) return (int)n;
@@ -171,12 +184,14 @@ static int count(struct cfg *c, const char *key, const json_t *v, int n_min, int
 }
 
 /* Value i of a list or of a scalar, which is a list of one; its place for messages goes to *at. */
-static const json_t *item(const json_t *v, int i, int *at) {
+static const json_t *item(const json_t *v, int i, int *at)
+{
     *at = json_is_array(v) ? i : -1;
     return json_is_array(v) ? json_array_get(v, (size_t)i) : v;
 }
 
-int cfg_ints(struct cfg *c, const char *key, int n_min, int n_max, int64_t *out, int64_t min, int64_t max) {
+int cfg_ints(struct cfg *c, const char *key, int n_min, int n_max, int64_t *out, int64_t min, int64_t max)
+{
     const json_t *v = get(c, key);
     int n = count(c, key, v, n_min, n_max), at;
     for (int i = 0; i < n; i++) {
@@ -187,7 +202,8 @@ int cfg_ints(struct cfg *c, const char *key, int n_min, int n_max, int64_t *out,
     return n < n_min ? n_min : n;
 }
 
-int cfg_floats(struct cfg *c, const char *key, int n_min, int n_max, double *out, double min, double max) {
+int cfg_floats(struct cfg *c, const char *key, int n_min, int n_max, double *out, double min, double max)
+{
     const json_t *v = get(c, key);
     int n = count(c, key, v, n_min, n_max), at;
     for (int i = 0; i < n; i++) {
@@ -198,7 +214,8 @@ int cfg_floats(struct cfg *c, const char *key, int n_min, int n_max, double *out
     return n < n_min ? n_min : n;
 }
 
-int cfg_strs(struct cfg *c, const char *key, int n_min, int n_max, const char **out) {
+int cfg_strs(struct cfg *c, const char *key, int n_min, int n_max, const char **out)
+{
     const json_t *v = get(c, key);
     int n = count(c, key, v, n_min, n_max), at;
     for (int i = 0; i < n; i++) {
@@ -209,7 +226,8 @@ int cfg_strs(struct cfg *c, const char *key, int n_min, int n_max, const char **
     return n < n_min ? n_min : n;
 }
 
-bool cfg_is_strs(const struct cfg *c, const char *key, int n) {
+bool cfg_is_strs(const struct cfg *c, const char *key, int n)
+{
     const json_t *v = get(c, key);
     if (!json_is_array(v) || json_array_size(v) != (size_t)n) return false;
     for (int i = 0; i < n; i++)
@@ -217,7 +235,8 @@ bool cfg_is_strs(const struct cfg *c, const char *key, int n) {
     return true;
 }
 
-void cfg_spread(struct cfg *c, const char *key, int n, int64_t *out, int64_t fallback, int64_t min, int64_t max) {
+void cfg_spread(struct cfg *c, const char *key, int n, int64_t *out, int64_t fallback, int64_t min, int64_t max)
+{
     const json_t *v = get(c, key);
     if (json_is_array(v)) {
         cfg_ints(c, key, n, n, out, min, max);
@@ -227,7 +246,8 @@ void cfg_spread(struct cfg *c, const char *key, int n, int64_t *out, int64_t fal
     for (int i = 0; i < n; i++) out[i] = all;
 }
 
-void cfg_spread_bools(struct cfg *c, const char *key, int n, bool *out, int64_t fallback) {
+void cfg_spread_bools(struct cfg *c, const char *key, int n, bool *out, int64_t fallback)
+{
     const json_t *v = get(c, key);
     int listed = json_is_array(v) ? count(c, key, v, n, n) : 0;
     bool all = json_is_array(v) ? false : cfg_bool(c, key, fallback);

@@ -42,10 +42,10 @@ static int numeric_entity(const char *name, int n, struct text_u32 *out, struct 
     if (first >= n) return 0;
     for (int i = first; i < n; i++) {
         char c = name[i];
-        int digit = c >= '0' && c <= '9'               ? c - '0'
-                  : base == 16 && c >= 'a' && c <= 'f' ? c - 'a' + 10
-                  : base == 16 && c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                                       : -1;
+        int digit = c >= '0' && c <= '9'                 ? c - '0'
+                    : base == 16 && c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : base == 16 && c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                         : -1;
         if (digit < 0) return 0;
         if (v <= 0x10ffff) v = v * base + digit;
     }

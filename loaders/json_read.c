@@ -9,7 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int js_slurp(const char *path, int64_t max, char **out, size_t *n, struct dl_err *e) {
+int js_slurp(const char *path, int64_t max, char **out, size_t *n, struct dl_err *e)
+{
     *out = NULL, *n = 0;
     /* O_NONBLOCK: a named pipe must not make us wait for its writer. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -56,7 +57,8 @@ out:
 
 /* Byte at which the nesting goes too deep, or -1. jansson's own limit (2048) is for the stack; ours keeps every later
  * walk over the value shallow, too. */
-static int64_t too_deep(const char *s, size_t n) {
+static int64_t too_deep(const char *s, size_t n)
+{
     int depth = 0;
     bool in_string = false;
     for (size_t i = 0; i < n; i++) {
@@ -76,7 +78,8 @@ static int64_t too_deep(const char *s, size_t n) {
     return -1;
 }
 
-json_t *js_parse(const void *buf, size_t n, const char *label, struct dl_err *e) {
+json_t *js_parse(const void *buf, size_t n, const char *label, struct dl_err *e)
+{
     const char *s = buf;
     if (n >= 3 && !memcmp(s, "\xef\xbb\xbf", 3)) s += 3, n -= 3;
     int64_t deep = too_deep(s, n);
@@ -96,7 +99,8 @@ json_t *js_parse(const void *buf, size_t n, const char *label, struct dl_err *e)
     return v;
 }
 
-json_t *js_open(const char *path, int64_t max, struct dl_err *e) {
+json_t *js_open(const char *path, int64_t max, struct dl_err *e)
+{
     char *buf;
     size_t n;
     if (js_slurp(path, max, &buf, &n, e)) return NULL;
@@ -105,7 +109,8 @@ json_t *js_open(const char *path, int64_t max, struct dl_err *e) {
     return v;
 }
 
-const char *js_describe(const json_t *v, char *out, size_t cap) {
+const char *js_describe(const json_t *v, char *out, size_t cap)
+{
     switch (v ? (int)json_typeof(v) : -1) {
     case JSON_OBJECT: snprintf(out, cap, "an object of %zu keys", json_object_size(v)); break;
     case JSON_ARRAY: snprintf(out, cap, "a list of %zu", json_array_size(v)); break;

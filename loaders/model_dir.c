@@ -16,7 +16,8 @@
 
 static char *format(struct dl_err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-static char *format(struct dl_err *e, const char *fmt, ...) {
+static char *format(struct dl_err *e, const char *fmt, ...)
+{
     char *s = NULL;
     va_list ap;
     va_start(ap, fmt);
@@ -27,24 +28,28 @@ static char *format(struct dl_err *e, const char *fmt, ...) {
     return NULL;
 }
 
-static bool is_dir(const char *path) {
+static bool is_dir(const char *path)
+{
     struct stat s;
     return !stat(path, &s) && S_ISDIR(s.st_mode);
 }
 
-static bool has_file(const char *folder, const char *name) {
+static bool has_file(const char *folder, const char *name)
+{
     char path[PATH_MAX];
     struct stat s;
     return snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path && !stat(path, &s);
 }
 
-static bool ends_with(const char *s, const char *tail) {
+static bool ends_with(const char *s, const char *tail)
+{
     size_t n = strlen(s), k = strlen(tail);
     return n >= k && !strcmp(s + n - k, tail);
 }
 
 /* "org/name" as the hub allows it; also what may be pasted into a path without leaving the cache. */
-static bool is_hub_id(const char *s) {
+static bool is_hub_id(const char *s)
+{
     const char *slash = strchr(s, '/');
     if (!slash || slash == s || !slash[1] || strchr(slash + 1, '/') || strlen(s) > 200 || strstr(s, "..")) return false;
     for (const char *p = s; *p; p++)
@@ -53,7 +58,8 @@ static bool is_hub_id(const char *s) {
 }
 
 /* The hub's cache folder, to be freed; NULL when the environment gives none. */
-static char *hub_cache(struct dl_err *e) {
+static char *hub_cache(struct dl_err *e)
+{
     const char *v;
     if ((v = getenv("HF_HUB_CACHE")) && *v) return format(e, "%s", v);
     if ((v = getenv("HF_HOME")) && *v) return format(e, "%s/hub", v);
@@ -64,7 +70,8 @@ static char *hub_cache(struct dl_err *e) {
 }
 
 /* Some entry's name for a message, or "". */
-static void any_entry(const char *folder, char *out, size_t cap) {
+static void any_entry(const char *folder, char *out, size_t cap)
+{
     *out = 0;
     DIR *d = opendir(folder);
     for (struct dirent *x; d && !*out && (x = readdir(d));)
@@ -73,7 +80,8 @@ static void any_entry(const char *folder, char *out, size_t cap) {
 }
 
 /* From .../models--org--name to the snapshot folder that refs/main names; NULL with a message. */
-static char *find_snapshot(const char *repo, struct dl_err *e) {
+static char *find_snapshot(const char *repo, struct dl_err *e)
+{
     char name[256];
     char *refs = format(e, "%s/refs/main", repo), *hash = NULL, *path = NULL;
     size_t n = 0;
@@ -106,7 +114,8 @@ static char *find_snapshot(const char *repo, struct dl_err *e) {
     return path;
 }
 
-static char *find_in_cache(const char *id, struct dl_err *e) {
+static char *find_in_cache(const char *id, struct dl_err *e)
+{
     char *cache = hub_cache(e), *repo = NULL, *path = NULL;
     const char *slash = strchr(id, '/');
     if (cache) repo = format(e, "%s/models--%.*s--%s", cache, (int)(slash - id), id, slash + 1);
@@ -123,7 +132,8 @@ static char *find_in_cache(const char *id, struct dl_err *e) {
 }
 
 /* Says what a folder without model_index.json is. */
-static int not_a_model(const char *path, struct dl_err *e) {
+static int not_a_model(const char *path, struct dl_err *e)
+{
     DIR *d = opendir(path);
     if (!d) return dl_fail(e, DL_EINPUT, "%s: cannot open the folder: %s", path, strerror(errno));
     char single[128] = "";
@@ -155,7 +165,8 @@ static int not_a_model(const char *path, struct dl_err *e) {
 }
 
 /* The folder behind the user's words, to be freed. */
-static char *resolve(const char *spec, struct dl_err *e) {
+static char *resolve(const char *spec, struct dl_err *e)
+{
     struct stat s;
     if (!*spec) {
         dl_fail(e, DL_EUSAGE, "the model's name is empty; give a folder in diffusers layout or a hub id");
@@ -186,13 +197,15 @@ static char *resolve(const char *spec, struct dl_err *e) {
 }
 
 /* A component's folder is named after its key, so the key must not lead elsewhere. */
-static bool is_part_name(const char *s) {
+static bool is_part_name(const char *s)
+{
     for (const char *p = s; *p; p++)
         if (!isalnum((unsigned char)*p) && *p != '_' && *p != '-') return false;
     return *s && strlen(s) < 128;
 }
 
-static int add_part(struct model_dir *m, const char *key, struct dl_err *e) {
+static int add_part(struct model_dir *m, const char *key, struct dl_err *e)
+{
     const char *v[2];
     cfg_strs(m->index, key, 2, 2, v);
     if (cfg_check(m->index, e)) return -1;
@@ -207,7 +220,8 @@ static int add_part(struct model_dir *m, const char *key, struct dl_err *e) {
     return 0;
 }
 
-static int read_index(struct model_dir *m, struct dl_err *e) {
+static int read_index(struct model_dir *m, struct dl_err *e)
+{
     char *file = format(e, "%s/model_index.json", m->path);
     int rc = file ? cfg_open(&m->index, file, e) : -1;
     free(file);
@@ -224,7 +238,8 @@ static int read_index(struct model_dir *m, struct dl_err *e) {
     return 0;
 }
 
-int model_dir_open(struct model_dir *m, const char *spec, struct dl_err *e) {
+int model_dir_open(struct model_dir *m, const char *spec, struct dl_err *e)
+{
     *m = (struct model_dir){0};
     m->path = resolve(spec, e);
     m->spec = strdup(spec);
@@ -237,7 +252,8 @@ int model_dir_open(struct model_dir *m, const char *spec, struct dl_err *e) {
     return 0;
 }
 
-void model_dir_close(struct model_dir *m) {
+void model_dir_close(struct model_dir *m)
+{
     for (int i = 0; i < m->n_parts; i++) {
         free(m->part[i].name);
         free(m->part[i].library);
@@ -251,26 +267,28 @@ void model_dir_close(struct model_dir *m) {
     *m = (struct model_dir){0};
 }
 
-static const struct model_part *find_part(const struct model_dir *m, const char *part) {
+static const struct model_part *find_part(const struct model_dir *m, const char *part)
+{
     for (int i = 0; i < m->n_parts; i++)
         if (!strcmp(m->part[i].name, part)) return &m->part[i];
     return NULL;
 }
 
-bool model_dir_has(const struct model_dir *m, const char *part) {
-    return find_part(m, part) != NULL;
-}
+bool model_dir_has(const struct model_dir *m, const char *part) { return find_part(m, part) != NULL; }
 
-const char *model_dir_class(const struct model_dir *m, const char *part) {
+const char *model_dir_class(const struct model_dir *m, const char *part)
+{
     const struct model_part *p = find_part(m, part);
     return p ? p->class_name : NULL;
 }
 
-char *model_dir_join(const struct model_dir *m, const char *part, const char *file, struct dl_err *e) {
+char *model_dir_join(const struct model_dir *m, const char *part, const char *file, struct dl_err *e)
+{
     return file ? format(e, "%s/%s/%s", m->path, part, file) : format(e, "%s/%s", m->path, part);
 }
 
-char *model_dir_file(const struct model_dir *m, const char *part, const char *file, struct dl_err *e) {
+char *model_dir_file(const struct model_dir *m, const char *part, const char *file, struct dl_err *e)
+{
     char *path = model_dir_join(m, part, file, e);
     struct stat s;
     if (!path || !stat(path, &s)) return path;
@@ -287,7 +305,8 @@ char *model_dir_file(const struct model_dir *m, const char *part, const char *fi
     return NULL;
 }
 
-int model_dir_config(const struct model_dir *m, const char *part, struct cfg **c, struct dl_err *e) {
+int model_dir_config(const struct model_dir *m, const char *part, struct cfg **c, struct dl_err *e)
+{
     *c = NULL;
     char *path = model_dir_file(m, part, !strcmp(part, "scheduler") ? "scheduler_config.json" : "config.json", e);
     int rc = path ? cfg_open(c, path, e) : -1;
@@ -295,7 +314,8 @@ int model_dir_config(const struct model_dir *m, const char *part, struct cfg **c
     return rc;
 }
 
-int model_dir_weights(const struct model_dir *m, const char *part, struct st_set **s, struct dl_err *e) {
+int model_dir_weights(const struct model_dir *m, const char *part, struct st_set **s, struct dl_err *e)
+{
     *s = NULL;
     const struct model_part *p = find_part(m, part);
     bool transformers = p ? !strcmp(p->library, "transformers") : !strncmp(part, "text_encoder", 12);

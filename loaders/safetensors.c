@@ -43,13 +43,15 @@ static const struct dtype dtypes[] = {
     {"C64", 64, DL_NTYPES},    {"F4", 4, DL_NTYPES},      {"F6_E2M3", 6, DL_NTYPES}, {"F6_E3M2", 6, DL_NTYPES},
 };
 
-static const struct dtype *find_dtype(const char *name) {
+static const struct dtype *find_dtype(const char *name)
+{
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
         if (!strcmp(dtypes[i].name, name)) return &dtypes[i];
     return NULL;
 }
 
-char *st_shape(char *out, int cap, int nd, const int64_t *dim) {
+char *st_shape(char *out, int cap, int nd, const int64_t *dim)
+{
     int at = snprintf(out, (size_t)cap, "[");
     for (int i = 0; i < nd && at < cap; i++)
         at += snprintf(out + at, (size_t)(cap - at), dim[i] < 0 ? "%sany" : "%s%lld", i ? ", " : "", (long long)dim[i]);
@@ -57,7 +59,8 @@ char *st_shape(char *out, int cap, int nd, const int64_t *dim) {
     return out;
 }
 
-static int read_shape(const struct st_file *f, struct st_tensor *t, const json_t *shape, struct dl_err *e) {
+static int read_shape(const struct st_file *f, struct st_tensor *t, const json_t *shape, struct dl_err *e)
+{
     char what[80];
     if (!json_is_array(shape))
         return dl_fail(e, DL_EINPUT, "%s: tensor \"%.200s\": its shape is %s, not a list", f->path, t->name,
@@ -81,8 +84,8 @@ static int read_shape(const struct st_file *f, struct st_tensor *t, const json_t
     return 0;
 }
 
-static int read_tensor(const struct st_file *f, struct st_tensor *t, const json_t *v, int64_t data_at,
-                       struct dl_err *e) {
+static int read_tensor(const struct st_file *f, struct st_tensor *t, const json_t *v, int64_t data_at, struct dl_err *e)
+{
     char what[80], shape[200];
     if (!json_is_object(v))
         return dl_fail(e, DL_EINPUT, "%s: tensor \"%.200s\" is described by %s, not by an object", f->path, t->name,
@@ -120,7 +123,8 @@ static int read_tensor(const struct st_file *f, struct st_tensor *t, const json_
     return 0;
 }
 
-static int by_offset(const void *a, const void *b) {
+static int by_offset(const void *a, const void *b)
+{
     const struct st_tensor *s = a, *t = b;
     uintptr_t x = (uintptr_t)s->data, y = (uintptr_t)t->data;
     if (x != y) return x < y ? -1 : 1;
@@ -128,14 +132,16 @@ static int by_offset(const void *a, const void *b) {
     return strcmp(s->name, t->name);
 }
 
-static int by_name(const void *a, const void *b) {
+static int by_name(const void *a, const void *b)
+{
     const struct st_tensor *const *s = a, *const *t = b;
     return strcmp((*s)->name, (*t)->name);
 }
 
 /* Tensors sorted by offset must follow each other without gaps up to the end of the file; then their addresses can be
  * made. */
-static int check_layout(struct st_file *f, int64_t data_at, struct dl_err *e) {
+static int check_layout(struct st_file *f, int64_t data_at, struct dl_err *e)
+{
     int64_t at = 0;
     for (int64_t i = 0; i < f->n; i++) {
         const struct st_tensor *t = &f->t[i];
@@ -165,7 +171,8 @@ static int check_layout(struct st_file *f, int64_t data_at, struct dl_err *e) {
     return 0;
 }
 
-static int read_meta(struct st_file *f, struct dl_err *e) {
+static int read_meta(struct st_file *f, struct dl_err *e)
+{
     f->meta = json_object_get(f->root, "__metadata__");
     if (!f->meta) return 0;
     char what[80];
@@ -174,7 +181,8 @@ static int read_meta(struct st_file *f, struct dl_err *e) {
     if (!json_is_object(f->meta))
         return dl_fail(e, DL_EINPUT, "%s: its __metadata__ is %s, not an object", f->path,
                        js_describe(f->meta, what, sizeof what));
-    json_object_foreach(f->meta, key, v) {
+    json_object_foreach(f->meta, key, v)
+    {
         if (!json_is_string(v))
             return dl_fail(e, DL_EINPUT, "%s: __metadata__ \"%.200s\" is %s, not a string", f->path, key,
                            js_describe(v, what, sizeof what));
@@ -183,7 +191,8 @@ static int read_meta(struct st_file *f, struct dl_err *e) {
 }
 
 /* Reads the header of a file whose path, base and size stand. */
-static int read_header(struct st_file *f, struct dl_err *e) {
+static int read_header(struct st_file *f, struct dl_err *e)
+{
     const uint8_t *p = f->base;
     static const char lfs[] = "version https://git-lfs";
     if (f->size >= (int64_t)sizeof lfs && !memcmp(p, lfs, sizeof lfs - 1))
@@ -222,7 +231,8 @@ static int read_header(struct st_file *f, struct dl_err *e) {
     int64_t data_at = LEN_BYTES + (int64_t)len;
     const char *name;
     json_t *v;
-    json_object_foreach(f->root, name, v) {
+    json_object_foreach(f->root, name, v)
+    {
         if (v == f->meta) continue;
         struct st_tensor *t = &f->t[f->n++];
         t->name = name;
@@ -235,7 +245,8 @@ static int read_header(struct st_file *f, struct dl_err *e) {
     return 0;
 }
 
-static int map_file(struct st_file *f, struct dl_err *e) {
+static int map_file(struct st_file *f, struct dl_err *e)
+{
     int fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return dl_fail(e, DL_EINPUT, "%s: cannot open: %s", f->path, strerror(errno));
     struct stat s;
@@ -257,7 +268,8 @@ static int map_file(struct st_file *f, struct dl_err *e) {
     return rc;
 }
 
-static struct st_file *new_file(const char *path, struct dl_err *e) {
+static struct st_file *new_file(const char *path, struct dl_err *e)
+{
     struct st_file *f = calloc(1, sizeof *f);
     if (f) f->path = strdup(path);
     if (f && f->path) return f;
@@ -266,7 +278,8 @@ static struct st_file *new_file(const char *path, struct dl_err *e) {
     return NULL;
 }
 
-int st_open(struct st_file **out, const char *path, struct dl_err *e) {
+int st_open(struct st_file **out, const char *path, struct dl_err *e)
+{
     *out = NULL;
     struct st_file *f = new_file(path, e);
     if (!f) return -1;
@@ -278,7 +291,8 @@ int st_open(struct st_file **out, const char *path, struct dl_err *e) {
     return 0;
 }
 
-int st_open_memory(struct st_file **out, const void *buf, int64_t n, const char *label, struct dl_err *e) {
+int st_open_memory(struct st_file **out, const void *buf, int64_t n, const char *label, struct dl_err *e)
+{
     *out = NULL;
     struct st_file *f = new_file(label, e);
     if (!f) return -1;
@@ -291,7 +305,8 @@ int st_open_memory(struct st_file **out, const void *buf, int64_t n, const char 
     return 0;
 }
 
-void st_close(struct st_file *f) {
+void st_close(struct st_file *f)
+{
     if (!f) return;
     if (f->mapped) munmap(f->base, (size_t)f->size);
     json_decref(f->root);
@@ -301,37 +316,30 @@ void st_close(struct st_file *f) {
     free(f);
 }
 
-const char *st_file_path(const struct st_file *f) {
-    return f->path;
-}
+const char *st_file_path(const struct st_file *f) { return f->path; }
 
-bool st_file_mapped(const struct st_file *f) {
-    return f->mapped;
-}
+bool st_file_mapped(const struct st_file *f) { return f->mapped; }
 
-int64_t st_file_count(const struct st_file *f) {
-    return f->n;
-}
+int64_t st_file_count(const struct st_file *f) { return f->n; }
 
-const struct st_tensor *st_file_at(const struct st_file *f, int64_t i) {
-    return &f->t[i];
-}
+const struct st_tensor *st_file_at(const struct st_file *f, int64_t i) { return &f->t[i]; }
 
-const struct st_tensor *st_find(const struct st_file *f, const char *name) {
+const struct st_tensor *st_find(const struct st_file *f, const char *name)
+{
     struct st_tensor key = {.name = name}, *k = &key;
     const struct st_tensor **t = bsearch(&k, f->by_name, (size_t)f->n, sizeof *f->by_name, by_name);
     return t ? *t : NULL;
 }
 
-const char *st_meta(const struct st_file *f, const char *key) {
+const char *st_meta(const struct st_file *f, const char *key)
+{
     return json_string_value(json_object_get(f->meta, key));
 }
 
-int64_t st_meta_count(const struct st_file *f) {
-    return (int64_t)json_object_size(f->meta);
-}
+int64_t st_meta_count(const struct st_file *f) { return (int64_t)json_object_size(f->meta); }
 
-void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char **value) {
+void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char **value)
+{
     void *it = json_object_iter(f->meta);
     while (it && i-- > 0) it = json_object_iter_next(f->meta, it);
     *key = it ? json_object_iter_key(it) : NULL;
@@ -339,7 +347,8 @@ void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char
 }
 
 const struct st_tensor *st_need(const struct st_file *f, const char *name, int t, int nd, const int64_t *dim,
-                                struct dl_err *e) {
+                                struct dl_err *e)
+{
     char want[200], have[200];
     const struct st_tensor *s = st_find(f, name);
     if (!s) {

@@ -23,12 +23,14 @@ struct st_set {
 /* How the search for one form of file names ended. */
 enum found { ABSENT, OPENED, INCOMPLETE /* some of its files are not there */, BROKEN };
 
-static int by_name(const void *a, const void *b) {
+static int by_name(const void *a, const void *b)
+{
     const struct st_tensor *const *s = a, *const *t = b;
     return strcmp((*s)->name, (*t)->name);
 }
 
-static struct st_set *new_set(const char *path, int n_files, struct dl_err *e) {
+static struct st_set *new_set(const char *path, int n_files, struct dl_err *e)
+{
     struct st_set *s = calloc(1, sizeof *s);
     if (s) s->path = strdup(path), s->file = calloc((size_t)n_files + 1, sizeof *s->file);
     if (s && s->path && s->file) return s;
@@ -38,7 +40,8 @@ static struct st_set *new_set(const char *path, int n_files, struct dl_err *e) {
 }
 
 /* Makes the index once all files are in. */
-static int index_set(struct st_set *s, struct dl_err *e) {
+static int index_set(struct st_set *s, struct dl_err *e)
+{
     int64_t n = 0;
     for (int i = 0; i < s->n_files; i++) n += st_file_count(s->file[i]);
     s->by_name = calloc((size_t)n + 1, sizeof *s->by_name);
@@ -55,7 +58,8 @@ static int index_set(struct st_set *s, struct dl_err *e) {
     return 0;
 }
 
-int st_set_of(struct st_set **out, struct st_file *f, struct dl_err *e) {
+int st_set_of(struct st_set **out, struct st_file *f, struct dl_err *e)
+{
     *out = NULL;
     struct st_set *s = new_set(st_file_path(f), 1, e);
     if (!s) {
@@ -71,7 +75,8 @@ int st_set_of(struct st_set **out, struct st_file *f, struct dl_err *e) {
     return 0;
 }
 
-void st_set_close(struct st_set *s) {
+void st_set_close(struct st_set *s)
+{
     if (!s) return;
     for (int i = 0; i < s->n_files; i++) st_close(s->file[i]);
     free(s->by_name);
@@ -80,34 +85,26 @@ void st_set_close(struct st_set *s) {
     free(s);
 }
 
-const char *st_set_path(const struct st_set *s) {
-    return s->path;
-}
+const char *st_set_path(const struct st_set *s) { return s->path; }
 
-int st_set_file_count(const struct st_set *s) {
-    return s->n_files;
-}
+int st_set_file_count(const struct st_set *s) { return s->n_files; }
 
-const struct st_file *st_set_file(const struct st_set *s, int i) {
-    return s->file[i];
-}
+const struct st_file *st_set_file(const struct st_set *s, int i) { return s->file[i]; }
 
-int64_t st_set_count(const struct st_set *s) {
-    return s->n;
-}
+int64_t st_set_count(const struct st_set *s) { return s->n; }
 
-const struct st_tensor *st_set_at(const struct st_set *s, int64_t i) {
-    return s->by_name[i];
-}
+const struct st_tensor *st_set_at(const struct st_set *s, int64_t i) { return s->by_name[i]; }
 
-const struct st_tensor *st_set_find(const struct st_set *s, const char *name) {
+const struct st_tensor *st_set_find(const struct st_set *s, const char *name)
+{
     struct st_tensor key = {.name = name}, *k = &key;
     const struct st_tensor **t = bsearch(&k, s->by_name, (size_t)s->n, sizeof *s->by_name, by_name);
     return t ? *t : NULL;
 }
 
 /* Joins folder and name; a path that is too long becomes "", which is no file, rather than another path. */
-static void join(char *out, size_t cap, const char *folder, const char *name) {
+static void join(char *out, size_t cap, const char *folder, const char *name)
+{
     size_t n = strlen(folder);
     int k = snprintf(out, cap, "%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
     if (k < 0 || (size_t)k >= cap) *out = 0;
@@ -115,7 +112,8 @@ static void join(char *out, size_t cap, const char *folder, const char *name) {
 
 /* Opens the named files of the folder as one set. */
 static enum found open_files(struct st_set **out, const char *folder, char (*name)[MAX_NAME + 1], int n,
-                             struct dl_err *e) {
+                             struct dl_err *e)
+{
     char path[PATH_MAX];
     struct stat st;
     for (int i = 0; i < n; i++) {
@@ -144,19 +142,22 @@ static enum found open_files(struct st_set **out, const char *folder, char (*nam
     return OPENED;
 }
 
-static bool ends_with(const char *s, const char *tail) {
+static bool ends_with(const char *s, const char *tail)
+{
     size_t n = strlen(s), k = strlen(tail);
     return n >= k && !strcmp(s + n - k, tail);
 }
 
 /* A name in an index must be that of a file in the same folder. */
-static bool is_plain_name(const char *s) {
+static bool is_plain_name(const char *s)
+{
     return *s && *s != '.' && strlen(s) <= MAX_NAME && !strpbrk(s, "/\\") && !strstr(s, "..") &&
            ends_with(s, ".safetensors");
 }
 
 /* The different file names that a weight_map has, into name [MAX_SHARDS]; their number, or -1. */
-static int list_shards(const char *path, const json_t *map, char (*name)[MAX_NAME + 1], struct dl_err *e) {
+static int list_shards(const char *path, const json_t *map, char (*name)[MAX_NAME + 1], struct dl_err *e)
+{
     char what[80];
     int n = 0, at = 0;
     const char *key;
@@ -164,7 +165,8 @@ static int list_shards(const char *path, const json_t *map, char (*name)[MAX_NAM
     if (!json_is_object(map) || json_object_size(map) == 0)
         return dl_fail(e, DL_EINPUT, "%s: its weight_map is %s, expected an object from tensor names to file names",
                        path, js_describe(map, what, sizeof what));
-    json_object_foreach((json_t *)map, key, v) {
+    json_object_foreach((json_t *)map, key, v)
+    {
         const char *s = json_string_value(v);
         if (!s || !is_plain_name(s))
             return dl_fail(e, DL_EINPUT,
@@ -183,10 +185,12 @@ static int list_shards(const char *path, const json_t *map, char (*name)[MAX_NAM
 }
 
 /* Each tensor of the map must be in the file that the map says. */
-static int check_map(const struct st_set *s, const char *path, const json_t *map, struct dl_err *e) {
+static int check_map(const struct st_set *s, const char *path, const json_t *map, struct dl_err *e)
+{
     const char *key;
     json_t *v;
-    json_object_foreach((json_t *)map, key, v) {
+    json_object_foreach((json_t *)map, key, v)
+    {
         const struct st_tensor *t = st_set_find(s, key);
         const char *want = json_string_value(v), *have = t ? strrchr(st_file_path(t->file), '/') : NULL;
         if (!t)
@@ -200,7 +204,8 @@ static int check_map(const struct st_set *s, const char *path, const json_t *map
 }
 
 static enum found open_index(struct st_set **out, const char *folder, const char *file, char (*name)[MAX_NAME + 1],
-                             struct dl_err *e) {
+                             struct dl_err *e)
+{
     char path[PATH_MAX];
     struct stat st;
     join(path, sizeof path, folder, file);
@@ -222,7 +227,8 @@ static enum found open_index(struct st_set **out, const char *folder, const char
 }
 
 static enum found open_single(struct st_set **out, const char *folder, const char *file, char (*name)[MAX_NAME + 1],
-                              struct dl_err *e) {
+                              struct dl_err *e)
+{
     char path[PATH_MAX];
     struct stat st;
     join(path, sizeof path, folder, file);
@@ -233,7 +239,8 @@ static enum found open_single(struct st_set **out, const char *folder, const cha
 
 /* <head>-00001-of-0000N.safetensors, all N, without an index. */
 static enum found open_numbered(struct st_set **out, const char *folder, const char *head, char (*name)[MAX_NAME + 1],
-                                struct dl_err *e) {
+                                struct dl_err *e)
+{
     DIR *d = opendir(folder);
     int total = 0, end;
     size_t k = strlen(head);
@@ -252,7 +259,8 @@ static enum found open_numbered(struct st_set **out, const char *folder, const c
 }
 
 /* The message for a folder without any of the forms. */
-static int nothing_found(const char *folder, const char *stem, struct dl_err *e) {
+static int nothing_found(const char *folder, const char *stem, struct dl_err *e)
+{
     DIR *d = opendir(folder);
     if (!d)
         return dl_fail(e, DL_EINPUT, "%s: cannot open the folder%s: %s", folder,
@@ -282,7 +290,8 @@ static int nothing_found(const char *folder, const char *stem, struct dl_err *e)
                    folder, stem);
 }
 
-int st_set_open(struct st_set **out, const char *folder, const char *stem, struct dl_err *e) {
+int st_set_open(struct st_set **out, const char *folder, const char *stem, struct dl_err *e)
+{
     static const char *const variants[] = {"", ".fp16", ".bf16"};
     char file[MAX_NAME + 1];
     struct dl_err first = {0};

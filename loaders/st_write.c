@@ -14,7 +14,8 @@ struct st_writer {
     int64_t want_bytes, have_bytes; /* of data */
 };
 
-static const char *type_name(int t) {
+static const char *type_name(int t)
+{
     static const char *const name[DL_NTYPES] = {
         [DL_F32] = "F32", [DL_F16] = "F16", [DL_BF16] = "BF16", [DL_E4M3] = "F8_E4M3",
         [DL_U8] = "U8",   [DL_I32] = "I32", [DL_I64] = "I64",
@@ -23,7 +24,8 @@ static const char *type_name(int t) {
 }
 
 /* Bytes of a tensor to be written, or -1. */
-static int64_t tensor_bytes(const struct st_tensor *t) {
+static int64_t tensor_bytes(const struct st_tensor *t)
+{
     int64_t bytes = dl_type_bytes(t->t);
     if (t->nd < 0 || t->nd > ST_MAX_DIMS || bytes == 0) return -1;
     for (int i = 0; i < t->nd; i++)
@@ -32,7 +34,8 @@ static int64_t tensor_bytes(const struct st_tensor *t) {
 }
 
 /* Adds one tensor to the header and its bytes to *at. */
-static int add_entry(json_t *root, const char *path, const struct st_tensor *t, int64_t *at, struct dl_err *e) {
+static int add_entry(json_t *root, const char *path, const struct st_tensor *t, int64_t *at, struct dl_err *e)
+{
     int64_t from = *at, bytes = tensor_bytes(t);
     if (bytes < 0 || __builtin_add_overflow(from, bytes, at))
         return dl_fail(e, DL_EFAIL, "%s: tensor \"%.200s\" cannot be written: impossible type or shape", path, t->name);
@@ -50,7 +53,8 @@ static int add_entry(json_t *root, const char *path, const struct st_tensor *t, 
 
 /* The header with its length in front, padded, to be freed; *data_bytes is what must follow. */
 static char *make_header(const char *path, const struct st_tensor *t, int64_t n, const struct st_pair *meta, int n_meta,
-                         size_t *len, int64_t *data_bytes, struct dl_err *e) {
+                         size_t *len, int64_t *data_bytes, struct dl_err *e)
+{
     json_t *root = json_object(), *m = json_object();
     char *text = NULL, *out = NULL;
     *data_bytes = 0;
@@ -80,7 +84,8 @@ out:
     return out;
 }
 
-static int put(struct st_writer *w, const void *data, size_t n, struct dl_err *e) {
+static int put(struct st_writer *w, const void *data, size_t n, struct dl_err *e)
+{
     const char *p = data;
     while (n) {
         ssize_t k = write(w->fd, p, n < (1u << 30) ? n : 1u << 30);
@@ -92,7 +97,8 @@ static int put(struct st_writer *w, const void *data, size_t n, struct dl_err *e
 }
 
 /* Creates the temporary file beside the final one; a left-over of a killed process is stepped over, not reused. */
-static int create(struct st_writer *w, struct dl_err *e) {
+static int create(struct st_writer *w, struct dl_err *e)
+{
     size_t cap = strlen(w->path) + 40;
     w->temp = malloc(cap);
     if (!w->temp) return dl_fail(e, DL_ENOMEM, "%s: no memory", w->path);
@@ -109,7 +115,8 @@ static int create(struct st_writer *w, struct dl_err *e) {
 }
 
 int st_writer_open(struct st_writer **out, const char *path, const struct st_tensor *t, int64_t n,
-                   const struct st_pair *meta, int n_meta, struct dl_err *e) {
+                   const struct st_pair *meta, int n_meta, struct dl_err *e)
+{
     *out = NULL;
     size_t len = 0;
     int64_t data_bytes = 0;
@@ -132,7 +139,8 @@ int st_writer_open(struct st_writer **out, const char *path, const struct st_ten
     return rc;
 }
 
-int st_writer_add(struct st_writer *w, const void *data, int64_t bytes, struct dl_err *e) {
+int st_writer_add(struct st_writer *w, const void *data, int64_t bytes, struct dl_err *e)
+{
     if (bytes < 0 || bytes > w->want_bytes - w->have_bytes)
         return dl_fail(e, DL_EFAIL, "%s: more data than the header describes (%lld bytes)", w->path,
                        (long long)w->want_bytes);
@@ -141,7 +149,8 @@ int st_writer_add(struct st_writer *w, const void *data, int64_t bytes, struct d
 }
 
 /* Makes the rename itself last. Not every file system can sync a folder, so a failure is no error. */
-static void sync_folder(const char *path) {
+static void sync_folder(const char *path)
+{
     char *folder = strdup(path);
     if (!folder) return;
     char *slash = strrchr(folder, '/');
@@ -154,7 +163,8 @@ static void sync_folder(const char *path) {
     free(folder);
 }
 
-int st_writer_close(struct st_writer *w, struct dl_err *e) {
+int st_writer_close(struct st_writer *w, struct dl_err *e)
+{
     int rc = 0;
     if (w->have_bytes != w->want_bytes)
         rc = dl_fail(e, DL_EFAIL, "%s: %lld bytes of data came, the header describes %lld", w->path,
@@ -175,7 +185,8 @@ int st_writer_close(struct st_writer *w, struct dl_err *e) {
     return rc;
 }
 
-void st_writer_drop(struct st_writer *w) {
+void st_writer_drop(struct st_writer *w)
+{
     if (!w) return;
     if (w->fd >= 0) close(w->fd);
     if (w->temp) unlink(w->temp);
@@ -185,7 +196,8 @@ void st_writer_drop(struct st_writer *w) {
 }
 
 int st_write(const char *path, const struct st_tensor *t, int64_t n, const struct st_pair *meta, int n_meta,
-             struct dl_err *e) {
+             struct dl_err *e)
+{
     struct st_writer *w;
     if (st_writer_open(&w, path, t, n, meta, n_meta, e)) return -1;
     for (int64_t i = 0; i < n; i++)

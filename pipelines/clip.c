@@ -22,9 +22,11 @@ int clip_config_read(struct clip_config *m, const char *path, struct dl_err *e)
     };
     const char *arch[1] = {""};
     cfg_strs(c, "architectures", 0, 1, arch);
-    if (!strcmp(arch[0], "CLIPTextModelWithProjection")) m->projection = (int)cfg_int(c, "projection_dim", 512, 1, 65536);
+    if (!strcmp(arch[0], "CLIPTextModelWithProjection"))
+        m->projection = (int)cfg_int(c, "projection_dim", 512, 1, 65536);
     if (m->width % m->heads || m->width / m->heads % 8)
-        cfg_fail(c, "num_attention_heads", "%d heads over hidden_size %d: a head needs a multiple of 8 channels", m->heads, m->width);
+        cfg_fail(c, "num_attention_heads", "%d heads over hidden_size %d: a head needs a multiple of 8 channels",
+                 m->heads, m->width);
     int rc = cfg_check(c, e);
     cfg_close(c);
     return rc;
@@ -32,7 +34,8 @@ int clip_config_read(struct clip_config *m, const char *path, struct dl_err *e)
 
 static void bind_block(struct clip_block *b, const struct clip_config *c, struct bind *s)
 {
-    static const char *const qkv_w[] = {"self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"};
+    static const char *const qkv_w[] = {"self_attn.q_proj.weight", "self_attn.k_proj.weight",
+                                        "self_attn.v_proj.weight"};
     static const char *const qkv_b[] = {"self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"};
     int64_t d = c->width, rows[] = {d, d, d};
     bind_norm(s, &b->ln1_g, &b->ln1_b, "layer_norm1", d);
@@ -84,8 +87,13 @@ static void run_block(struct dl_run *r, struct clip_block *b, const struct clip_
     dl_act norm = dl_act_hi(r, r->t, x.n, 1, x.w, d), qkv = dl_act_hi(r, r->t, x.n, 1, x.w, 3 * d);
     dl_op_lnorm(r, (struct dl_lnorm){.x = x, .y = norm, .gamma = &b->ln1_g, .beta = &b->ln1_b, .eps = c->eps});
     dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = qkv, .w = &b->qkv, .e = {.bias = &b->qkv_b}});
-    dl_op_attn(r, (struct dl_attn){.q = dl_act_cols(qkv, 0, d), .k = dl_act_cols(qkv, d, d), .v = dl_act_cols(qkv, 2 * d, d),
-                                   .y = norm, .heads = c->heads, .scale = 1 / sqrtf((float)(d / c->heads)), .causal = true});
+    dl_op_attn(r, (struct dl_attn){.q = dl_act_cols(qkv, 0, d),
+                                   .k = dl_act_cols(qkv, d, d),
+                                   .v = dl_act_cols(qkv, 2 * d, d),
+                                   .y = norm,
+                                   .heads = c->heads,
+                                   .scale = 1 / sqrtf((float)(d / c->heads)),
+                                   .causal = true});
     dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = y, .w = &b->out, .e = {.bias = &b->out_b, .res = x}});
     dl_arena_release_hi(&r->arena, m);
 

@@ -12,9 +12,9 @@
 
 struct clip_config {
     int width, ff, layers, heads, positions, vocab;
-    enum dl_fn fn;      /* quick_gelu (CLIP-L) or gelu (OpenCLIP) */
+    enum dl_fn fn; /* quick_gelu (CLIP-L) or gelu (OpenCLIP) */
     float eps;
-    int projection;     /* width of text_projection; 0: the model has none */
+    int projection; /* width of text_projection; 0: the model has none */
 };
 
 struct clip_block {

@@ -40,12 +40,12 @@ struct pipe_defaults {
 struct text_states {
     const char *encoder; /* folder name, the pipe's */
     int blocks, tokens, width;
-    float *hidden;       /* [blocks + 1][tokens][width], pre-norm */
-    float *final;        /* [tokens][width], the normed last state */
-    int32_t *ids;        /* [tokens] */
-    uint8_t *mask;       /* [tokens] 1 where the encoder is told to look; all 1 for CLIP */
-    int eos;             /* position of the first end token */
-    char *truncated;     /* what was cut off, "" if nothing */
+    float *hidden;   /* [blocks + 1][tokens][width], pre-norm */
+    float *final;    /* [tokens][width], the normed last state */
+    int32_t *ids;    /* [tokens] */
+    uint8_t *mask;   /* [tokens] 1 where the encoder is told to look; all 1 for CLIP */
+    int eos;         /* position of the first end token */
+    char *truncated; /* what was cut off, "" if nothing */
 };
 
 /* What is fed to the denoiser for one row: host f32. */
@@ -57,7 +57,7 @@ struct pipe_cond {
 /* One image to make. */
 struct pipe_image {
     int32_t cond, negative; /* rows of the current conditions; negative is not looked at without guidance */
-    int64_t noise; /* images with the same number start from the same noise: their first step shares work */
+    int64_t noise;          /* images with the same number start from the same noise: their first step shares work */
     float *latent; /* host [h][w][c] f32: the initial noise on entry (unit variance), the final latent on return */
 };
 
@@ -73,14 +73,14 @@ struct pipe_gen {
 };
 
 struct pipe_plan {
-    int batch;         /* images at once */
-    int evaluations;   /* calls of the denoiser for one image */
-    int vae_tile;      /* 0: the whole image at once */
+    int batch;                                     /* images at once */
+    int evaluations;                               /* calls of the denoiser for one image */
+    int vae_tile;                                  /* 0: the whole image at once */
     int64_t text_bytes, denoiser_bytes, vae_bytes; /* weights as the backend holds them */
-    int64_t keep_bytes, work_bytes; /* arenas of the denoising phase */
-    int64_t text_work_bytes;        /* arena of the text phase */
-    int64_t peak_bytes;             /* the largest sum that is alive at once */
-    int64_t step_flops, step_bytes, decode_flops; /* one full batch; one image */
+    int64_t keep_bytes, work_bytes;                /* arenas of the denoising phase */
+    int64_t text_work_bytes;                       /* arena of the text phase */
+    int64_t peak_bytes;                            /* the largest sum that is alive at once */
+    int64_t step_flops, step_bytes, decode_flops;  /* one full batch; one image */
 };
 
 struct pipe_progress {

@@ -12,31 +12,36 @@ static const char *const names[] = {
     [SCHED_DPM] = "dpm++", [SCHED_DDPM] = "ddpm", [SCHED_FLOW] = "flow-euler",
 };
 
-int sched_kind_of(const char *name) {
+int sched_kind_of(const char *name)
+{
     for (int k = SCHED_PNDM; k <= SCHED_FLOW; k++)
         if (strcmp(name, names[k]) == 0) return k;
     return -1;
 }
 
-const char *sched_kind_name(enum sched_kind kind) {
+const char *sched_kind_name(enum sched_kind kind)
+{
     assert(kind >= SCHED_PNDM && kind <= SCHED_FLOW);
     return names[kind];
 }
 
 /* torch.linspace in float32: from both ends towards the middle, multiply-adds fused. */
-static float linspace32(float a, float b, int i, int n) {
+static float linspace32(float a, float b, int i, int n)
+{
     if (n == 1) return a;
     float step = (b - a) / (float)(n - 1);
     return i < n / 2 ? fmaf(step, (float)i, a) : fmaf(-step, (float)(n - 1 - i), b);
 }
 
-static double cosine_bar(double t) {
+static double cosine_bar(double t)
+{
     double c = cos((t + 0.008) / 1.008 * M_PI / 2);
     return c * c;
 }
 
 /* acp[n]: the product runs in double and is rounded entry by entry, as torch.cumprod does on the CPU. */
-static void cumulative_products(const struct sched_config *c, float *acp) {
+static void cumulative_products(const struct sched_config *c, float *acp)
+{
     int n = c->train_steps;
     double product = 1;
     for (int i = 0; i < n; i++) {
@@ -56,7 +61,8 @@ static void cumulative_products(const struct sched_config *c, float *acp) {
 }
 
 /* t[n], descending, by timestep_spacing: whole numbers except for Euler's linspace, which numpy rounds to float32. */
-static int space_timesteps(const struct sched_config *c, double *t, int n, struct dl_err *e) {
+static int space_timesteps(const struct sched_config *c, double *t, int n, struct dl_err *e)
+{
     int train = c->train_steps;
     if (c->spacing == SCHED_LINSPACE) {
         double step = n > 1 ? (double)(train - 1) / (n - 1) : 0;
@@ -85,7 +91,8 @@ static int space_timesteps(const struct sched_config *c, double *t, int n, struc
     return 0;
 }
 
-double sched_sigma(const struct sched_make *m, double t) {
+double sched_sigma(const struct sched_make *m, double t)
+{
     int last = m->c->train_steps - 1, i = t <= 0 ? 0 : t >= last ? last : (int)t;
     float lo = sqrtf((1 - m->acp[i]) / m->acp[i]);
     double w = t - i;
@@ -94,12 +101,14 @@ double sched_sigma(const struct sched_make *m, double t) {
     return ((double)hi - lo) * w + lo;
 }
 
-float sched_acp(const struct sched_make *m, int64_t t) {
+float sched_acp(const struct sched_make *m, int64_t t)
+{
     if (t >= 0) return m->acp[t];
     return m->c->set_alpha_to_one ? 1.0f : m->acp[0];
 }
 
-void sched_predict(const struct sched_make *m, struct sched_step *s, float root_a, float root_b) {
+void sched_predict(const struct sched_make *m, struct sched_step *s, float root_a, float root_b)
+{
     s->r_m = 1;
     if (m->c->prediction == SCHED_EPSILON) {
         s->q_x = 1;
@@ -113,7 +122,8 @@ void sched_predict(const struct sched_make *m, struct sched_step *s, float root_
     }
 }
 
-static struct sched_table *table_new(int n) {
+static struct sched_table *table_new(int n)
+{
     struct sched_table *t = calloc(1, sizeof *t + (size_t)n * sizeof t->step[0]);
     if (!t) return NULL;
     t->n = n;
@@ -127,7 +137,8 @@ static struct sched_table *table_new(int n) {
 }
 
 /* Betas at the ends of their range can drive a schedule to 0 or 1 before its end, where divisions have no result. */
-static int check_finite(const struct sched_table *t, const struct sched_config *c, struct dl_err *e) {
+static int check_finite(const struct sched_table *t, const struct sched_config *c, struct dl_err *e)
+{
     float v[offsetof(struct sched_step, h_slot) / sizeof(float)];
     for (int i = 0; i < t->n; i++) {
         const struct sched_step *s = &t->step[i];
@@ -142,7 +153,8 @@ static int check_finite(const struct sched_table *t, const struct sched_config *
 }
 
 int sched_plan(struct sched_table **out, const struct sched_config *c, int steps, int64_t image_tokens,
-               struct dl_err *e) {
+               struct dl_err *e)
+{
     static int (*const make[])(struct sched_make *) = {
         [SCHED_PNDM] = sched_make_pndm, [SCHED_DDIM] = sched_make_ddim, [SCHED_EULER] = sched_make_euler,
         [SCHED_DPM] = sched_make_dpm,   [SCHED_DDPM] = sched_make_ddpm, [SCHED_FLOW] = sched_make_flow,
@@ -174,6 +186,4 @@ done:
     return rc;
 }
 
-void sched_close(struct sched_table *t) {
-    free(t);
-}
+void sched_close(struct sched_table *t) { free(t); }

@@ -86,8 +86,9 @@ const char *sched_kind_name(enum sched_kind kind);
  * matching and diffusion exchanged). Returns 0 or -1. */
 int sched_config_read(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e);
 
-/* The same as StableDiffusionPipeline takes a scheduler: it puts outdated files right, steps_offset is 1 and clip_sample
- * false whatever they say. clip_sample true is refused otherwise, also where it is the class's own default. */
+/* The same as StableDiffusionPipeline takes a scheduler: it puts outdated files right, steps_offset is 1 and
+ * clip_sample false whatever they say. clip_sample true is refused otherwise, also where it is the class's own default.
+ */
 int sched_config_read_sd(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e);
 
 /* Makes the table for `steps` inference steps. image_tokens is what dynamic shifting asks for (FLUX: latent pixels /

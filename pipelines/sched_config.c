@@ -24,21 +24,22 @@ static const char *const classes[] = {
 };
 
 /* A key that dlens can honour only when it is false, absent or null. */
-static void only_false(struct cfg *f, const char *key) {
+static void only_false(struct cfg *f, const char *key)
+{
     if (cfg_bool(f, key, false)) cfg_fail(f, key, "true, which dlens cannot honour; set it to false");
 }
 
 /* A key that dlens can honour only when it is absent or null. */
-static void only_null(struct cfg *f, const char *key) {
+static void only_null(struct cfg *f, const char *key)
+{
     if (cfg_has(f, key)) cfg_fail(f, key, "has a value, which dlens cannot honour; set it to null");
 }
 
-static void only_string(struct cfg *f, const char *key, const char *value) {
-    cfg_choice(f, key, 0, 1, &value);
-}
+static void only_string(struct cfg *f, const char *key, const char *value) { cfg_choice(f, key, 0, 1, &value); }
 
 /* The key has one name and two readings: latents are never clipped here, and true is the classes' own default. */
-static void only_unclipped(const struct sched_config *c, struct cfg *f) {
+static void only_unclipped(const struct sched_config *c, struct cfg *f)
+{
     if (cfg_bool(f, "clip_sample", true) && !c->sd_rules)
         cfg_fail(f, "clip_sample",
                  "true, also when absent, which dlens cannot honour; set it to false, or choose another "
@@ -46,7 +47,8 @@ static void only_unclipped(const struct sched_config *c, struct cfg *f) {
 }
 
 /* What all diffusion samplers take. */
-static void read_schedule(struct sched_config *c, struct cfg *f) {
+static void read_schedule(struct sched_config *c, struct cfg *f)
+{
     static const char *const betas[] = {"linear", "scaled_linear", "squaredcos_cap_v2"};
     static const char *const spacings[] = {"leading", "linspace", "trailing"};
     static const char *const predictions[] = {"epsilon", "v_prediction"};
@@ -63,24 +65,28 @@ static void read_schedule(struct sched_config *c, struct cfg *f) {
     if (c->kind != SCHED_PNDM) only_false(f, "rescale_betas_zero_snr");
 }
 
-static void read_threshold(struct sched_config *c, struct cfg *f) {
+static void read_threshold(struct sched_config *c, struct cfg *f)
+{
     if (!cfg_bool(f, "thresholding", false)) return;
     c->threshold = cfg_float(f, "dynamic_thresholding_ratio", 0.995, 1e-6, 1);
     c->threshold_max = cfg_float(f, "sample_max_value", 1, 1, 1e6);
 }
 
-static void read_final_sigma(struct sched_config *c, struct cfg *f) {
+static void read_final_sigma(struct sched_config *c, struct cfg *f)
+{
     static const char *const ends[] = {"zero", "sigma_min"};
     c->final_sigma_min = cfg_choice(f, "final_sigmas_type", 0, 2, ends) == 1;
 }
 
-static void no_other_sigmas(struct cfg *f) {
+static void no_other_sigmas(struct cfg *f)
+{
     only_false(f, "use_karras_sigmas");
     only_false(f, "use_exponential_sigmas");
     only_false(f, "use_beta_sigmas");
 }
 
-static void read_pndm(struct sched_config *c, struct cfg *f) {
+static void read_pndm(struct sched_config *c, struct cfg *f)
+{
     if (!cfg_bool(f, "skip_prk_steps", false))
         cfg_fail(f, "skip_prk_steps",
                  "false, also when absent: PNDM's Runge-Kutta start is not there; set it to true, or "
@@ -88,20 +94,23 @@ static void read_pndm(struct sched_config *c, struct cfg *f) {
     c->set_alpha_to_one = cfg_bool(f, "set_alpha_to_one", false);
 }
 
-static void read_ddim(struct sched_config *c, struct cfg *f) {
+static void read_ddim(struct sched_config *c, struct cfg *f)
+{
     only_unclipped(c, f);
     only_false(f, "thresholding");
     c->set_alpha_to_one = cfg_bool(f, "set_alpha_to_one", true);
 }
 
-static void read_euler(struct sched_config *c, struct cfg *f) {
+static void read_euler(struct sched_config *c, struct cfg *f)
+{
     no_other_sigmas(f);
     only_string(f, "interpolation_type", "linear");
     only_string(f, "timestep_type", "discrete");
     read_final_sigma(c, f);
 }
 
-static void read_dpm(struct sched_config *c, struct cfg *f) {
+static void read_dpm(struct sched_config *c, struct cfg *f)
+{
     static const char *const variances[] = {"learned", "learned_range"};
     no_other_sigmas(f);
     only_false(f, "use_lu_lambdas");
@@ -118,14 +127,16 @@ static void read_dpm(struct sched_config *c, struct cfg *f) {
     c->learned_var = cfg_choice(f, "variance_type", -1, 2, variances) >= 0;
 }
 
-static void read_ddpm(struct sched_config *c, struct cfg *f) {
+static void read_ddpm(struct sched_config *c, struct cfg *f)
+{
     static const char *const variances[] = {"fixed_small", "learned_range"};
     read_threshold(c, f);
     if (c->threshold == 0) only_unclipped(c, f); /* with thresholding the key is not looked at */
     c->learned_var = cfg_choice(f, "variance_type", 0, 2, variances) == 1;
 }
 
-static void read_flow(struct sched_config *c, struct cfg *f) {
+static void read_flow(struct sched_config *c, struct cfg *f)
+{
     no_other_sigmas(f);
     only_false(f, "invert_sigmas");
     only_false(f, "stochastic_sampling");
@@ -142,7 +153,8 @@ static void read_flow(struct sched_config *c, struct cfg *f) {
                  (int)c->base_len);
 }
 
-static int pick_kind(struct sched_config *c, struct cfg *f, enum sched_kind as, struct dl_err *e) {
+static int pick_kind(struct sched_config *c, struct cfg *f, enum sched_kind as, struct dl_err *e)
+{
     const char *name = cfg_str(f, "_class_name", NULL);
     enum sched_kind own = SCHED_FLOW;
     while (own != SCHED_FILE && strcmp(name, classes[own]) != 0) own--;
@@ -158,7 +170,8 @@ static int pick_kind(struct sched_config *c, struct cfg *f, enum sched_kind as, 
     return 0;
 }
 
-static int read_config(struct sched_config *c, struct cfg *f, enum sched_kind as, struct dl_err *e) {
+static int read_config(struct sched_config *c, struct cfg *f, enum sched_kind as, struct dl_err *e)
+{
     static void (*const read_kind[])(struct sched_config *, struct cfg *) = {
         [SCHED_PNDM] = read_pndm, [SCHED_DDIM] = read_ddim, [SCHED_EULER] = read_euler,
         [SCHED_DPM] = read_dpm,   [SCHED_DDPM] = read_ddpm, [SCHED_FLOW] = read_flow,
@@ -171,7 +184,8 @@ static int read_config(struct sched_config *c, struct cfg *f, enum sched_kind as
 }
 
 /* Python writes minus infinity (DPM-Solver++'s default lambda_min_clipped) as a word that is no JSON: null for it. */
-static void replace_infinity(char *text, size_t n) {
+static void replace_infinity(char *text, size_t n)
+{
     static const char word[] = "-Infinity";
     bool quoted = false;
     for (size_t i = 0; i < n; i++) {
@@ -184,7 +198,8 @@ static void replace_infinity(char *text, size_t n) {
     }
 }
 
-static int read_file(struct sched_config *c, const char *path, enum sched_kind as, bool sd_rules, struct dl_err *e) {
+static int read_file(struct sched_config *c, const char *path, enum sched_kind as, bool sd_rules, struct dl_err *e)
+{
     assert(as >= SCHED_FILE && as <= SCHED_FLOW);
     char *text;
     size_t n;
@@ -202,10 +217,12 @@ static int read_file(struct sched_config *c, const char *path, enum sched_kind a
     return rc;
 }
 
-int sched_config_read(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e) {
+int sched_config_read(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e)
+{
     return read_file(c, path, as, false, e);
 }
 
-int sched_config_read_sd(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e) {
+int sched_config_read_sd(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e)
+{
     return read_file(c, path, as, true, e);
 }

@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-int sched_make_ddim(struct sched_make *m) {
+int sched_make_ddim(struct sched_make *m)
+{
     int64_t ratio = m->c->train_steps / m->steps;
     for (int i = 0; i < m->out->n; i++) {
         struct sched_step *s = &m->out->step[i];

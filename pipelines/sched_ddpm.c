@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-int sched_make_ddpm(struct sched_make *m) {
+int sched_make_ddpm(struct sched_make *m)
+{
     const struct sched_config *c = m->c;
     struct sched_table *out = m->out;
     out->learned_var = out->use_var = c->learned_var;

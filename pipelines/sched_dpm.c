@@ -12,7 +12,8 @@ struct point {
     float alpha, sigma, lambda;
 };
 
-static struct point point_at(float s) {
+static struct point point_at(float s)
+{
     struct point p;
     p.alpha = 1 / sqrtf(s * s + 1);
     p.sigma = s * p.alpha;
@@ -21,14 +22,16 @@ static struct point point_at(float s) {
 }
 
 /* Timesteps below which lambda is at least lambda_min: all of them, or fewer where the schedule ends in pure noise. */
-static int last_timestep(const struct sched_make *m) {
+static int last_timestep(const struct sched_make *m)
+{
     int n = m->c->train_steps;
     while (n > 0 && logf(sqrtf(m->acp[n - 1])) - logf(sqrtf(1 - m->acp[n - 1])) < (float)m->c->lambda_min) n--;
     return n;
 }
 
 /* t[n], descending */
-static int timesteps(const struct sched_make *m, double *t) {
+static int timesteps(const struct sched_make *m, double *t)
+{
     const struct sched_config *c = m->c;
     int n = m->steps, last = last_timestep(m);
     if (last < 2)
@@ -56,7 +59,8 @@ static int timesteps(const struct sched_make *m, double *t) {
     return 0;
 }
 
-int sched_make_dpm(struct sched_make *m) {
+int sched_make_dpm(struct sched_make *m)
+{
     const struct sched_config *c = m->c;
     struct sched_table *out = m->out;
     int n = out->n;

@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-int sched_make_euler(struct sched_make *m) {
+int sched_make_euler(struct sched_make *m)
+{
     float last = m->c->final_sigma_min ? (float)sched_sigma(m, 0) : 0, largest = last;
     for (int i = 0; i < m->out->n; i++) {
         struct sched_step *s = &m->out->step[i];

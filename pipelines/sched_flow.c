@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-int sched_make_flow(struct sched_make *m) {
+int sched_make_flow(struct sched_make *m)
+{
     const struct sched_config *c = m->c;
     int n = m->out->n;
     double end = 1.0 / n, step = n > 1 ? (end - 1.0) / (n - 1) : 0;

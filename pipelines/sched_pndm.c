@@ -12,7 +12,8 @@
  * saved x of call 0 lies in slot 2, which takes its first prediction in call 3. */
 enum { SAVED = 2 };
 
-static void multistep(struct sched_step *s, int pushed) {
+static void multistep(struct sched_step *s, int pushed)
+{
     static const float weight[4][4] = {{1, 0, 0, 0}, {3, -1, 0, 0}, {23, -16, 5, 0}, {55, -59, 37, -9}};
     static const float divisor[4] = {1, 2, 12, 1};
     int order = pushed < 3 ? pushed : 3; /* earlier predictions used */
@@ -25,7 +26,8 @@ static void multistep(struct sched_step *s, int pushed) {
     if (order == 3) s->m_mul = (float)(1.0 / 24);
 }
 
-int sched_make_pndm(struct sched_make *m) {
+int sched_make_pndm(struct sched_make *m)
+{
     const struct sched_config *c = m->c;
     struct sched_table *out = m->out;
     int64_t ratio = c->train_steps / m->steps;

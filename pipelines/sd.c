@@ -60,13 +60,13 @@ static int sd_check(struct pipe *p, void (*part)(void *user, const char *name, c
 }
 
 /* Reads a component's config through a reader of the form (config, path, error). */
-#define READ_CONFIG(reader, cfg, part, file)                              \
-    do {                                                                  \
-        char *path = model_dir_file(&p->dir, part, file, e);              \
-        if (!path) return -1;                                             \
-        int rc = reader(cfg, path, e);                                    \
-        free(path);                                                       \
-        if (rc < 0) return -1;                                            \
+#define READ_CONFIG(reader, cfg, part, file)                                                                           \
+    do {                                                                                                               \
+        char *path = model_dir_file(&p->dir, part, file, e);                                                           \
+        if (!path) return -1;                                                                                          \
+        int rc = reader(cfg, path, e);                                                                                 \
+        free(path);                                                                                                    \
+        if (rc < 0) return -1;                                                                                         \
     } while (0)
 
 static int read_scheduler(struct pipe *p, struct dl_err *e)

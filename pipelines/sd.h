@@ -49,16 +49,16 @@ struct sd {
     float *steps;
     dl_act latent, history, eps;
     uint8_t *rgb;
-    int32_t *rows; /* host memory of the row maps, see struct sd_batch */
+    int32_t *rows;                /* host memory of the row maps, see struct sd_batch */
     struct dl_replay steps_again; /* every step but a batch's first */
 };
 
 /* One call of the denoiser: which rows there are and what they share. Arrays are in sd->rows. */
 struct sd_batch {
     int images, latents, rows;
-    int32_t *in_row;         /* [latents]: image whose latent it is */
+    int32_t *in_row;           /* [latents]: image whose latent it is */
     int32_t *lat_row, *kv_row; /* [rows] */
-    int32_t *u_row, *c_row;  /* [images]; u_row NULL without guidance */
+    int32_t *u_row, *c_row;    /* [images]; u_row NULL without guidance */
 };
 
 /* Map and bind one network, once; idempotent. */

@@ -25,10 +25,7 @@ static void lay_out(struct sd *s, struct dl_run *r, int batch)
     s->rgb = dl_arena_lo(&r->arena, (int64_t)s->gen.width * s->gen.height * 3);
 }
 
-static void prog_steps(struct sd *s)
-{
-    unet_steps(&s->run, &s->unet, s->times, s->table->n, s->steps);
-}
+static void prog_steps(struct sd *s) { unet_steps(&s->run, &s->unet, s->times, s->table->n, s->steps); }
 
 /* The largest batch that can occur, for measuring: every image of its own noise. */
 static void fill_images(struct pipe_image *im, int n)
@@ -318,8 +315,10 @@ int sd_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pi
                          .piece = malloc((size_t)pipe_latent_count(p, s->gen.width, s->gen.height) * sizeof(float))};
     float *image = malloc((size_t)n * sizeof *image);
     int rc = -1;
-    if (!j.piece || !image) dl_fail(e, DL_ENOMEM, "no memory for an image of %d x %d", s->gen.width, s->gen.height);
-    else rc = vae_tile_run(s->latent_h, s->latent_w, 3, s->plan.vae_tile, p->latent_factor, decode_tile, &j, image, e);
+    if (!j.piece || !image)
+        dl_fail(e, DL_ENOMEM, "no memory for an image of %d x %d", s->gen.width, s->gen.height);
+    else
+        rc = vae_tile_run(s->latent_h, s->latent_w, 3, s->plan.vae_tile, p->latent_factor, decode_tile, &j, image, e);
     for (int64_t i = 0; rc == 0 && i < n; i++) {
         float v = image[i] * 0.5f + 0.5f;
         rgb[i] = (uint8_t)__builtin_nearbyintf((v < 0 ? 0 : v > 1 ? 1 : v) * 255);

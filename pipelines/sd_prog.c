@@ -62,8 +62,12 @@ void sd_prog_step(struct sd *s, const struct sd_batch *b)
                                   .tokens = s->tokens,
                                   .table = s->steps},
               eps);
-    dl_op_sched_step(r, (struct dl_sched_step){.table = s->table, .eps = eps, .u_row = b->u_row, .c_row = b->c_row,
-                                               .guidance = s->gen.guidance, .latent = latent,
+    dl_op_sched_step(r, (struct dl_sched_step){.table = s->table,
+                                               .eps = eps,
+                                               .u_row = b->u_row,
+                                               .c_row = b->c_row,
+                                               .guidance = s->gen.guidance,
+                                               .latent = latent,
                                                .history = dl_act_rows(s->history, 0, b->images * s->table->slots)});
     dl_arena_release(&r->arena, m);
 }

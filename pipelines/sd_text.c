@@ -16,10 +16,7 @@ static void prog_encode(struct sd *s, const int32_t *ids, dl_act *states, dl_act
 }
 
 /* The norm alone, as replaying stored states needs it: nothing else of the encoder is then loaded. */
-static dl_act norm_input(struct sd *s)
-{
-    return dl_act_lo(&s->text_run, DL_F32, 1, 1, s->tokens, s->clip_cfg.width);
-}
+static dl_act norm_input(struct sd *s) { return dl_act_lo(&s->text_run, DL_F32, 1, 1, s->tokens, s->clip_cfg.width); }
 
 int sd_plan_text(struct pipe *p, struct dl_err *e)
 {
@@ -82,13 +79,20 @@ int sd_encode(struct pipe *p, const char *text, struct text_states st[PIPE_ENCOD
     struct token_list t = {0};
     memset(st, 0, PIPE_ENCODERS * sizeof *st);
     if (sd_tokens(p, 0, text, &t, e) < 0) return -1;
-    st[0] = (struct text_states){.encoder = p->encoder[0].folder, .blocks = s->clip_cfg.layers, .tokens = s->tokens,
-                                 .width = s->clip_cfg.width, .ids = t.ids, .eos = t.eos, .truncated = t.truncated};
+    st[0] = (struct text_states){.encoder = p->encoder[0].folder,
+                                 .blocks = s->clip_cfg.layers,
+                                 .tokens = s->tokens,
+                                 .width = s->clip_cfg.width,
+                                 .ids = t.ids,
+                                 .eos = t.eos,
+                                 .truncated = t.truncated};
     t.ids = NULL, t.truncated = NULL; /* now the states' */
     token_list_free(&t);
     st[0].mask = malloc((size_t)s->tokens);
-    if (!st[0].mask) dl_fail(e, DL_ENOMEM, "no memory for a token mask");
-    else memset(st[0].mask, 1, (size_t)s->tokens);
+    if (!st[0].mask)
+        dl_fail(e, DL_ENOMEM, "no memory for a token mask");
+    else
+        memset(st[0].mask, 1, (size_t)s->tokens);
 
     dl_act states, final;
     if (!st[0].mask || open_text(p, true, e) < 0) goto fail;

@@ -25,10 +25,7 @@ int64_t unet_kv_bytes(const struct unet *u, int rows, int tokens, int type)
     return u->kv_width * rows * tokens * dl_type_bytes(type);
 }
 
-int64_t unet_table_bytes(const struct unet *u, int steps)
-{
-    return u->temb_width * steps * dl_type_bytes(DL_F32);
-}
+int64_t unet_table_bytes(const struct unet *u, int steps) { return u->temb_width * steps * dl_type_bytes(DL_F32); }
 
 /* K and V [kv_rows][1][tokens][2c] of one cross attention inside the K/V buffer. */
 static dl_act kv_of(const struct unet_block *k, const void *kv, int c, int rows, int tokens, int type)
@@ -40,7 +37,8 @@ static dl_act kv_of(const struct unet_block *k, const void *kv, int c, int rows,
 static void text_of(struct dl_run *r, struct unet_attn *a, dl_act text, void *kv)
 {
     for (int i = 0; i < a->depth; i++)
-        dl_op_gemm(r, (struct dl_gemm){.x = text, .y = kv_of(&a->block[i], kv, a->c, text.n, text.w, r->t), .w = &a->block[i].kv});
+        dl_op_gemm(r, (struct dl_gemm){
+                          .x = text, .y = kv_of(&a->block[i], kv, a->c, text.n, text.w, r->t), .w = &a->block[i].kv});
 }
 
 void unet_text(struct dl_run *r, struct unet *u, dl_act text, void *kv)
@@ -57,7 +55,8 @@ void unet_steps(struct dl_run *r, struct unet *u, const float *t, int steps, flo
     int c0 = u->cfg.channels[0];
     struct dl_mark m = dl_arena_mark(&r->arena);
     dl_act wave = dl_act_hi(r, r->t, 1, 1, steps, c0), hidden = dl_act_hi(r, r->t, 1, 1, steps, 4 * c0);
-    dl_act emb = dl_act_hi(r, r->t, 1, 1, steps, 4 * c0), all = dl_act_at(table, DL_F32, 1, 1, steps, (int32_t)u->temb_width);
+    dl_act emb = dl_act_hi(r, r->t, 1, 1, steps, 4 * c0),
+           all = dl_act_at(table, DL_F32, 1, 1, steps, (int32_t)u->temb_width);
     dl_act each = wave; /* the sinusoid op counts timesteps as rows */
     each.n = steps, each.w = 1, each.rs = each.ld;
     dl_op_sinus(r, (struct dl_sinus){.t = t, .y = each, .flip = u->cfg.flip_sin_cos, .shift = u->cfg.freq_shift});
@@ -69,18 +68,23 @@ void unet_steps(struct dl_run *r, struct unet *u, const float *t, int steps, flo
         for (int i = 0; i < u->cfg.levels; i++)
             for (int j = 0; j < levels[side][i].n; j++) {
                 struct unet_resnet *n = &levels[side][i].resnet[j];
-                dl_op_gemm(r, (struct dl_gemm){.x = emb, .y = dl_act_cols(all, (int32_t)n->temb_at, n->out), .w = &n->temb,
+                dl_op_gemm(r, (struct dl_gemm){.x = emb,
+                                               .y = dl_act_cols(all, (int32_t)n->temb_at, n->out),
+                                               .w = &n->temb,
                                                .e = {.bias = &n->temb_b}});
             }
     for (int j = 0; j < 2; j++) {
         struct unet_resnet *n = &u->mid_res[j];
-        dl_op_gemm(r, (struct dl_gemm){.x = emb, .y = dl_act_cols(all, (int32_t)n->temb_at, n->out), .w = &n->temb,
+        dl_op_gemm(r, (struct dl_gemm){.x = emb,
+                                       .y = dl_act_cols(all, (int32_t)n->temb_at, n->out),
+                                       .w = &n->temb,
                                        .e = {.bias = &n->temb_b}});
     }
     dl_arena_release_hi(&r->arena, m);
 }
 
-static struct dl_stat norm_of(struct dl_run *r, const struct unet *u, dl_act x, struct dl_w *g, struct dl_w *b, float eps)
+static struct dl_stat norm_of(struct dl_run *r, const struct unet *u, dl_act x, struct dl_w *g, struct dl_w *b,
+                              float eps)
 {
     return dl_op_gnorm(r, (struct dl_gnorm){.x = x, .groups = u->cfg.groups, .eps = eps, .gamma = g, .beta = b});
 }
@@ -93,14 +97,24 @@ static void run_resnet(struct pass *p, struct unet_resnet *n, dl_act x, dl_act y
     dl_act h = dl_act_hi(r, r->t, x.n, x.h, x.w, n->out), res = x;
     struct dl_stat s = norm_of(r, p->u, x, &n->n1_g, &n->n1_b, p->u->cfg.eps);
     dl_vec temb = {.p = p->rows->table + n->temb_at, .ss = p->u->temb_width, .t = DL_F32};
-    dl_op_conv(r, (struct dl_conv){.x = x, .y = h, .w = &n->conv1, .k = 3, .pre = s, .pre_fn = DL_SILU,
+    dl_op_conv(r, (struct dl_conv){.x = x,
+                                   .y = h,
+                                   .w = &n->conv1,
+                                   .k = 3,
+                                   .pre = s,
+                                   .pre_fn = DL_SILU,
                                    .e = {.bias = &n->conv1_b, .add = temb}});
     s = norm_of(r, p->u, h, &n->n2_g, &n->n2_b, p->u->cfg.eps);
     if (n->in != n->out) {
         dl_op_conv(r, (struct dl_conv){.x = x, .y = y, .w = &n->shortcut, .k = 1, .e = {.bias = &n->shortcut_b}});
         res = y;
     }
-    dl_op_conv(r, (struct dl_conv){.x = h, .y = y, .w = &n->conv2, .k = 3, .pre = s, .pre_fn = DL_SILU,
+    dl_op_conv(r, (struct dl_conv){.x = h,
+                                   .y = y,
+                                   .w = &n->conv2,
+                                   .k = 3,
+                                   .pre = s,
+                                   .pre_fn = DL_SILU,
                                    .e = {.bias = &n->conv2_b, .res = res}});
     dl_arena_release_hi(&r->arena, m);
 }
@@ -117,14 +131,18 @@ static void self_attention(struct dl_run *r, const struct unet_attn *a, struct u
     dl_act norm = dl_act_hi(r, r->t, t.n, 1, t.w, c), qkv = dl_act_hi(r, r->t, t.n, 1, t.w, 3 * c);
     layer_norm(r, t, norm, &k->ln1_g, &k->ln1_b);
     dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = qkv, .w = &k->qkv});
-    dl_op_attn(r, (struct dl_attn){.q = dl_act_cols(qkv, 0, c), .k = dl_act_cols(qkv, c, c), .v = dl_act_cols(qkv, 2 * c, c),
-                                   .y = norm, .heads = a->heads, .scale = 1 / sqrtf((float)(c / a->heads))});
+    dl_op_attn(r, (struct dl_attn){.q = dl_act_cols(qkv, 0, c),
+                                   .k = dl_act_cols(qkv, c, c),
+                                   .v = dl_act_cols(qkv, 2 * c, c),
+                                   .y = norm,
+                                   .heads = a->heads,
+                                   .scale = 1 / sqrtf((float)(c / a->heads))});
     dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = t, .w = &k->out1, .e = {.bias = &k->out1_b, .res = t}});
     dl_arena_release_hi(&r->arena, m);
 }
 
-/* all += attention of t's queries over the text; t has all's rows, or the latents' rows (then `expand` maps all's rows to
- * t's, and all is filled with the expanded t first). */
+/* all += attention of t's queries over the text; t has all's rows, or the latents' rows (then `expand` maps all's rows
+ * to t's, and all is filled with the expanded t first). */
 static void cross_attention(struct pass *p, const struct unet_attn *a, struct unet_block *k, dl_act t, dl_act all,
                             const int32_t *expand)
 {
@@ -143,8 +161,13 @@ static void cross_attention(struct pass *p, const struct unet_attn *a, struct un
         dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = q, .w = &k->q});
     }
     dl_act kv = kv_of(k, p->rows->kv, c, p->rows->kv_rows, p->rows->tokens, r->t);
-    dl_op_attn(r, (struct dl_attn){.q = q, .k = dl_act_cols(kv, 0, c), .v = dl_act_cols(kv, c, c), .y = norm,
-                                   .heads = a->heads, .scale = 1 / sqrtf((float)(c / a->heads)), .kv_row = p->rows->kv_row});
+    dl_op_attn(r, (struct dl_attn){.q = q,
+                                   .k = dl_act_cols(kv, 0, c),
+                                   .v = dl_act_cols(kv, c, c),
+                                   .y = norm,
+                                   .heads = a->heads,
+                                   .scale = 1 / sqrtf((float)(c / a->heads)),
+                                   .kv_row = p->rows->kv_row});
     dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = all, .w = &k->out2, .e = {.bias = &k->out2_b, .res = all}});
     dl_arena_release_hi(&r->arena, m);
 }
@@ -154,12 +177,14 @@ static void feed_forward(struct dl_run *r, int c, struct unet_block *k, dl_act t
     struct dl_mark m = dl_arena_mark(&r->arena);
     dl_act wide = dl_act_hi(r, r->t, t.n, 1, t.w, 4 * c), norm = dl_act_hi(r, r->t, t.n, 1, t.w, c);
     layer_norm(r, t, norm, &k->ln3_g, &k->ln3_b);
-    dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = wide, .w = &k->ff1, .e = {.bias = &k->ff1_b, .fn = DL_GELU, .glu = true}});
+    dl_op_gemm(
+        r, (struct dl_gemm){.x = norm, .y = wide, .w = &k->ff1, .e = {.bias = &k->ff1_b, .fn = DL_GELU, .glu = true}});
     dl_op_gemm(r, (struct dl_gemm){.x = wide, .y = t, .w = &k->ff2, .e = {.bias = &k->ff2_b, .res = t}});
     dl_arena_release_hi(&r->arena, m);
 }
 
-/* Transformer2DModel: y = x + proj_out(blocks(proj_in(norm x))). With `expand`, x has the latents' rows and y all rows. */
+/* Transformer2DModel: y = x + proj_out(blocks(proj_in(norm x))). With `expand`, x has the latents' rows and y all rows.
+ */
 static void run_attn(struct pass *p, struct unet_attn *a, dl_act x, dl_act y, const int32_t *expand)
 {
     struct dl_run *r = p->r;
@@ -244,7 +269,8 @@ static dl_act run_down(struct pass *p, dl_act x, const int32_t *expand)
         }
         if (!l->sampler) continue;
         dl_act y = skip_push(p, R, (h.h + 1) / 2, (h.w + 1) / 2, c);
-        dl_op_conv(r, (struct dl_conv){.x = h, .y = y, .w = &l->sample, .k = 3, .stride = 2, .e = {.bias = &l->sample_b}});
+        dl_op_conv(r,
+                   (struct dl_conv){.x = h, .y = y, .w = &l->sample, .k = 3, .stride = 2, .e = {.bias = &l->sample_b}});
         dl_tap(r, y, "down_blocks.%d.downsamplers.0", i);
         h = y;
     }
@@ -300,7 +326,8 @@ static dl_act run_up(struct pass *p)
         }
         if (!l->sampler) continue; /* the last level: y stays for conv_out */
         dl_act to = skip_head(p);
-        dl_op_conv(r, (struct dl_conv){.x = y, .y = to, .w = &l->sample, .k = 3, .up = true, .e = {.bias = &l->sample_b}});
+        dl_op_conv(r,
+                   (struct dl_conv){.x = y, .y = to, .w = &l->sample, .k = 3, .up = true, .e = {.bias = &l->sample_b}});
         dl_tap(r, to, "up_blocks.%d.upsamplers.0", i);
         dl_arena_release_hi(&r->arena, m);
     }
@@ -318,8 +345,9 @@ void unet_step(struct dl_run *r, struct unet *u, dl_act x, const struct unet_row
     run_mid(&p, h);
     h = run_up(&p);
     struct dl_stat s = norm_of(r, u, h, &u->out_g, &u->out_b, u->cfg.eps);
-    dl_op_conv(r, (struct dl_conv){.x = h, .y = y, .w = &u->conv_out, .k = 3, .pre = s, .pre_fn = DL_SILU,
-                                   .e = {.bias = &u->conv_out_b}});
+    dl_op_conv(
+        r, (struct dl_conv){
+               .x = h, .y = y, .w = &u->conv_out, .k = 3, .pre = s, .pre_fn = DL_SILU, .e = {.bias = &u->conv_out_b}});
     dl_tap(r, y, "conv_out");
     dl_arena_release(&r->arena, m);
 }

@@ -1,8 +1,8 @@
 /* unet.h: UNet2DConditionModel of Stable Diffusion 1.x and 2.x (Rombach et al. 2022; diffusers' unet_2d_condition.py).
  *
- * The network is split by what each part depends on, see DESIGN: unet_text (K and V of the text for every cross attention,
- * once per text condition), unet_steps (the time embedding's row in every resnet, for all steps at once), and
- * unet_step, which alone sees the latent.
+ * The network is split by what each part depends on, see DESIGN: unet_text (K and V of the text for every cross
+ * attention, once per text condition), unet_steps (the time embedding's row in every resnet, for all steps at once),
+ * and unet_step, which alone sees the latent.
  *
  * Rows. A step computes R rows, each a (latent, text) pair: latent row lat_row[i], text row kv_row[i]. Conditional and
  * unconditional rows of one image have the same latent, so all that stands before the first cross attention
@@ -20,8 +20,8 @@ struct unet_config {
     int in_c, out_c, levels;
     int channels[UNET_LEVELS], layers[UNET_LEVELS];
     bool cross_down[UNET_LEVELS], cross_up[UNET_LEVELS]; /* by position in the lists of block types */
-    int heads[UNET_LEVELS];                              /* number of heads ("attention_head_dim" holds it, see diffusers #2011) */
-    int depth[UNET_LEVELS];                              /* transformer blocks per transformer */
+    int heads[UNET_LEVELS]; /* number of heads ("attention_head_dim" holds it, see diffusers #2011) */
+    int depth[UNET_LEVELS]; /* transformer blocks per transformer */
     int cross_dim, groups, sample_size;
     float eps;
     bool linear_projection, flip_sin_cos;
@@ -35,10 +35,10 @@ struct unet_resnet {
     struct dl_w shortcut, shortcut_b; /* 1x1, only where in != out */
 };
 
-struct unet_block { /* BasicTransformerBlock */
-    int64_t kv_at;  /* column sum of the K/V buffer, see unet_kv_bytes */
-    struct dl_w ln1_g, ln1_b, qkv, out1, out1_b; /* self attention; qkv [3c, c] */
-    struct dl_w ln2_g, ln2_b, q, kv, out2, out2_b; /* cross attention; kv [2c, cross_dim] */
+struct unet_block {                                   /* BasicTransformerBlock */
+    int64_t kv_at;                                    /* column sum of the K/V buffer, see unet_kv_bytes */
+    struct dl_w ln1_g, ln1_b, qkv, out1, out1_b;      /* self attention; qkv [3c, c] */
+    struct dl_w ln2_g, ln2_b, q, kv, out2, out2_b;    /* cross attention; kv [2c, cross_dim] */
     struct dl_w ln3_g, ln3_b, ff1, ff1_b, ff2, ff2_b; /* GEGLU: ff1 [8c, c] */
 };
 

@@ -40,15 +40,19 @@ static int bind_attn(struct unet *u, struct unet_attn *a, int c, int heads, int 
     a->block = calloc((size_t)depth, sizeof *a->block);
     if (!a->block) return dl_fail(e, DL_ENOMEM, "no memory for %d transformer blocks", depth);
     bind_norm(b, &a->n_g, &a->n_b, "norm", c);
-    if (u->cfg.linear_projection) bind_linear(b, &a->in, &a->in_b, "proj_in", c, c);
-    else bind_conv(b, &a->in, &a->in_b, "proj_in", c, c, 1);
+    if (u->cfg.linear_projection)
+        bind_linear(b, &a->in, &a->in_b, "proj_in", c, c);
+    else
+        bind_conv(b, &a->in, &a->in_b, "proj_in", c, c, 1);
     for (int i = 0; i < depth; i++) {
         bind_in(b, "transformer_blocks.%d", i);
         bind_block(u, &a->block[i], c, b);
         bind_out(b);
     }
-    if (u->cfg.linear_projection) bind_linear(b, &a->out, &a->out_b, "proj_out", c, c);
-    else bind_conv(b, &a->out, &a->out_b, "proj_out", c, c, 1);
+    if (u->cfg.linear_projection)
+        bind_linear(b, &a->out, &a->out_b, "proj_out", c, c);
+    else
+        bind_conv(b, &a->out, &a->out_b, "proj_out", c, c, 1);
     return 0;
 }
 

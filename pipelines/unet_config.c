@@ -4,18 +4,29 @@
 /* What diffusers' UNet can do and this code does not compute: a checkpoint that asks for it is refused by name. */
 static void refuse_others(struct cfg *c)
 {
-    static const char *const absent[] = {"class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "encoder_hid_dim",
-                                         "num_class_embeds", "time_cond_proj_dim", "time_embedding_dim", "timestep_post_act",
-                                         "time_embedding_act_fn", "cross_attention_norm", "reverse_transformer_layers_per_block"};
-    static const char *const off[] = {"center_input_sample", "dual_cross_attention", "only_cross_attention",
-                                      "mid_block_only_cross_attention", "class_embeddings_concat", "resnet_skip_time_act"};
+    static const char *const absent[] = {"class_embed_type",
+                                         "addition_embed_type",
+                                         "encoder_hid_dim_type",
+                                         "encoder_hid_dim",
+                                         "num_class_embeds",
+                                         "time_cond_proj_dim",
+                                         "time_embedding_dim",
+                                         "timestep_post_act",
+                                         "time_embedding_act_fn",
+                                         "cross_attention_norm",
+                                         "reverse_transformer_layers_per_block"};
+    static const char *const off[] = {"center_input_sample",     "dual_cross_attention",
+                                      "only_cross_attention",    "mid_block_only_cross_attention",
+                                      "class_embeddings_concat", "resnet_skip_time_act"};
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++) {
         if (cfg_has(c, absent[i]))
             cfg_fail(c, absent[i], "is set: this UNet is not one of Stable Diffusion 1.x or 2.x");
     }
     for (size_t i = 0; i < sizeof off / sizeof *off; i++)
-        if (cfg_has(c, off[i]) && cfg_bool(c, off[i], false)) cfg_fail(c, off[i], "is true: this UNet is not one of Stable Diffusion 1.x or 2.x");
-    static const char *const silu[] = {"silu"}, *const scale[] = {"default"}, *const time[] = {"positional"}, *const attn[] = {"default"};
+        if (cfg_has(c, off[i]) && cfg_bool(c, off[i], false))
+            cfg_fail(c, off[i], "is true: this UNet is not one of Stable Diffusion 1.x or 2.x");
+    static const char *const silu[] = {"silu"}, *const scale[] = {"default"}, *const time[] = {"positional"},
+                             *const attn[] = {"default"};
     cfg_choice(c, "act_fn", 0, 1, silu);
     cfg_choice(c, "resnet_time_scale_shift", 0, 1, scale);
     cfg_choice(c, "time_embedding_type", 0, 1, time);
@@ -57,7 +68,8 @@ int unet_config_read(struct unet_config *u, const char *path, struct dl_err *e)
     u->freq_shift = (float)cfg_float(c, "freq_shift", 0, -1e3, 1e3);
     cfg_spread(c, "layers_per_block", n, layers, 2, 1, UNET_LAYERS);
     /* The key says head dim; the value has been the number of heads ever since; see diffusers issue 2011. */
-    cfg_spread(c, cfg_has(c, "num_attention_heads") ? "num_attention_heads" : "attention_head_dim", n, heads, 8, 1, 1024);
+    cfg_spread(c, cfg_has(c, "num_attention_heads") ? "num_attention_heads" : "attention_head_dim", n, heads, 8, 1,
+               1024);
     cfg_spread(c, "transformer_layers_per_block", n, depth, 1, 1, 64);
     cfg_spread(c, "cross_attention_dim", n, cross, 1280, 1, 65536);
     read_types(c, "down_block_types", n, "DownBlock2D", "CrossAttnDownBlock2D", u->cross_down);
@@ -65,12 +77,16 @@ int unet_config_read(struct unet_config *u, const char *path, struct dl_err *e)
     refuse_others(c);
     u->cross_dim = (int)cross[0];
     for (int i = 0; i < n; i++) {
-        u->channels[i] = (int)wide[i], u->layers[i] = (int)layers[i], u->heads[i] = (int)heads[i], u->depth[i] = (int)depth[i];
-        if (wide[i] % u->groups) cfg_fail(c, "block_out_channels", "%d is no multiple of norm_num_groups %d", u->channels[i], u->groups);
+        u->channels[i] = (int)wide[i], u->layers[i] = (int)layers[i], u->heads[i] = (int)heads[i],
+        u->depth[i] = (int)depth[i];
+        if (wide[i] % u->groups)
+            cfg_fail(c, "block_out_channels", "%d is no multiple of norm_num_groups %d", u->channels[i], u->groups);
         bool attends = u->cross_down[i] || u->cross_up[n - 1 - i] || i == n - 1;
         if (attends && (wide[i] % heads[i] || wide[i] / heads[i] % 8))
-            cfg_fail(c, "attention_head_dim", "%d heads over %d channels: a head needs a multiple of 8 channels", u->heads[i], u->channels[i]);
-        if (cross[i] != cross[0]) cfg_fail(c, "cross_attention_dim", "dlens computes UNets with one text width at all levels");
+            cfg_fail(c, "attention_head_dim", "%d heads over %d channels: a head needs a multiple of 8 channels",
+                     u->heads[i], u->channels[i]);
+        if (cross[i] != cross[0])
+            cfg_fail(c, "cross_attention_dim", "dlens computes UNets with one text width at all levels");
     }
     int rc = cfg_check(c, e);
     cfg_close(c);

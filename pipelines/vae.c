@@ -4,10 +4,7 @@
 
 static const float norm_eps = 1e-6f;
 
-int vae_factor(const struct vae_config *c)
-{
-    return 1 << (c->levels - 1);
-}
+int vae_factor(const struct vae_config *c) { return 1 << (c->levels - 1); }
 
 static struct dl_stat norm_of(struct dl_run *r, const struct vae *v, dl_act x, struct dl_w *g, struct dl_w *b)
 {
@@ -19,13 +16,19 @@ static void run_resnet(struct dl_run *r, struct vae *v, struct vae_resnet *n, dl
     struct dl_mark m = dl_arena_mark(&r->arena);
     dl_act h = dl_act_hi(r, r->t, x.n, x.h, x.w, n->out), res = x;
     struct dl_stat s = norm_of(r, v, x, &n->n1_g, &n->n1_b);
-    dl_op_conv(r, (struct dl_conv){.x = x, .y = h, .w = &n->conv1, .k = 3, .pre = s, .pre_fn = DL_SILU, .e = {.bias = &n->conv1_b}});
+    dl_op_conv(r, (struct dl_conv){
+                      .x = x, .y = h, .w = &n->conv1, .k = 3, .pre = s, .pre_fn = DL_SILU, .e = {.bias = &n->conv1_b}});
     s = norm_of(r, v, h, &n->n2_g, &n->n2_b);
     if (n->in != n->out) {
         dl_op_conv(r, (struct dl_conv){.x = x, .y = y, .w = &n->shortcut, .k = 1, .e = {.bias = &n->shortcut_b}});
         res = y;
     }
-    dl_op_conv(r, (struct dl_conv){.x = h, .y = y, .w = &n->conv2, .k = 3, .pre = s, .pre_fn = DL_SILU,
+    dl_op_conv(r, (struct dl_conv){.x = h,
+                                   .y = y,
+                                   .w = &n->conv2,
+                                   .k = 3,
+                                   .pre = s,
+                                   .pre_fn = DL_SILU,
                                    .e = {.bias = &n->conv2_b, .res = res}});
     dl_arena_release_hi(&r->arena, m);
 }
@@ -35,12 +38,19 @@ static void run_attn(struct dl_run *r, struct vae *v, dl_act x, dl_act y)
 {
     struct dl_mark m = dl_arena_mark(&r->arena);
     int c = x.c;
-    dl_act norm = dl_act_hi(r, r->t, x.n, x.h, x.w, c), qkv = dl_act_hi(r, r->t, x.n, 1, x.h * x.w, 3 * c), t = dl_act_tokens(norm);
+    dl_act norm = dl_act_hi(r, r->t, x.n, x.h, x.w, c), qkv = dl_act_hi(r, r->t, x.n, 1, x.h * x.w, 3 * c),
+           t = dl_act_tokens(norm);
     dl_op_norm(r, (struct dl_norm){.x = x, .y = norm, .s = norm_of(r, v, x, &v->attn_g, &v->attn_b)});
     dl_op_gemm(r, (struct dl_gemm){.x = t, .y = qkv, .w = &v->qkv, .e = {.bias = &v->qkv_b}});
-    dl_op_attn(r, (struct dl_attn){.q = dl_act_cols(qkv, 0, c), .k = dl_act_cols(qkv, c, c), .v = dl_act_cols(qkv, 2 * c, c),
-                                   .y = t, .heads = 1, .scale = 1 / sqrtf((float)c)});
-    dl_op_gemm(r, (struct dl_gemm){.x = t, .y = dl_act_tokens(y), .w = &v->attn_out,
+    dl_op_attn(r, (struct dl_attn){.q = dl_act_cols(qkv, 0, c),
+                                   .k = dl_act_cols(qkv, c, c),
+                                   .v = dl_act_cols(qkv, 2 * c, c),
+                                   .y = t,
+                                   .heads = 1,
+                                   .scale = 1 / sqrtf((float)c)});
+    dl_op_gemm(r, (struct dl_gemm){.x = t,
+                                   .y = dl_act_tokens(y),
+                                   .w = &v->attn_out,
                                    .e = {.bias = &v->attn_out_b, .res = dl_act_tokens(x)}});
     dl_arena_release_hi(&r->arena, m);
 }
@@ -106,11 +116,14 @@ void vae_decode(struct dl_run *r, struct vae *v, dl_act z, dl_act x)
         if (i + 1 == c->levels) break;
         h *= 2, w *= 2;
         a = y, y = flip_next(&f, z.n, h, w, a.c);
-        dl_op_conv(r, (struct dl_conv){.x = a, .y = y, .w = &v->sample[i], .k = 3, .up = true, .e = {.bias = &v->sample_b[i]}});
+        dl_op_conv(r, (struct dl_conv){
+                          .x = a, .y = y, .w = &v->sample[i], .k = 3, .up = true, .e = {.bias = &v->sample_b[i]}});
         dl_tap(r, y, "decoder.up_blocks.%d.upsamplers.0", i);
     }
     struct dl_stat s = norm_of(r, v, y, &v->out_g, &v->out_b);
-    dl_op_conv(r, (struct dl_conv){.x = y, .y = x, .w = &v->conv_out, .k = 3, .pre = s, .pre_fn = DL_SILU, .e = {.bias = &v->conv_out_b}});
+    dl_op_conv(
+        r, (struct dl_conv){
+               .x = y, .y = x, .w = &v->conv_out, .k = 3, .pre = s, .pre_fn = DL_SILU, .e = {.bias = &v->conv_out_b}});
     dl_tap(r, x, "decoder.conv_out");
     dl_arena_release(&r->arena, m);
 }

@@ -1,4 +1,5 @@
-/* vae.h: the decoder of AutoencoderKL (Kingma & Welling 2014; Rombach et al. 2022; diffusers' autoencoder_kl.py, vae.py).
+/* vae.h: the decoder of AutoencoderKL (Kingma & Welling 2014; Rombach et al. 2022; diffusers' autoencoder_kl.py,
+ * vae.py).
  *
  * A latent [n][h][w][latent_c] becomes an image [n][f h][f w][3] in about -1 .. 1, f = 2^(levels - 1). The encoder's
  * tensors are expected in the checkpoint and checked, but never loaded.

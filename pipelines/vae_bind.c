@@ -5,7 +5,8 @@
 
 int vae_config_read(struct vae_config *v, const char *path, struct dl_err *e)
 {
-    static const char *const act[] = {"silu"}, *const down[] = {"DownEncoderBlock2D"}, *const up[] = {"UpDecoderBlock2D"};
+    static const char *const act[] = {"silu"}, *const down[] = {"DownEncoderBlock2D"},
+                             *const up[] = {"UpDecoderBlock2D"};
     struct cfg *c;
     if (cfg_open(&c, path, e) < 0) return -1;
     *v = (struct vae_config){0};
@@ -21,8 +22,10 @@ int vae_config_read(struct vae_config *v, const char *path, struct dl_err *e)
     v->shift = (float)cfg_float(c, "shift_factor", 0, -1e6, 1e6);
     v->post_quant = cfg_bool(c, "use_post_quant_conv", true);
     cfg_choice(c, "act_fn", 0, 1, act);
-    if (!cfg_bool(c, "mid_block_add_attention", true)) cfg_fail(c, "mid_block_add_attention", "false: dlens computes VAEs with attention in the middle");
-    if (cfg_has(c, "latents_mean") || cfg_has(c, "latents_std")) cfg_fail(c, "latents_mean", "dlens computes VAEs with one scaling_factor");
+    if (!cfg_bool(c, "mid_block_add_attention", true))
+        cfg_fail(c, "mid_block_add_attention", "false: dlens computes VAEs with attention in the middle");
+    if (cfg_has(c, "latents_mean") || cfg_has(c, "latents_std"))
+        cfg_fail(c, "latents_mean", "dlens computes VAEs with one scaling_factor");
     int n = cfg_strs(c, "up_block_types", v->levels, v->levels, types);
     for (int i = 0; i < n; i++)
         if (strcmp(types[i], up[0])) cfg_fail(c, "up_block_types", "\"%s\": dlens knows %s", types[i], up[0]);
@@ -31,7 +34,8 @@ int vae_config_read(struct vae_config *v, const char *path, struct dl_err *e)
         if (strcmp(types[i], down[0])) cfg_fail(c, "down_block_types", "\"%s\": dlens knows %s", types[i], down[0]);
     for (int i = 0; i < v->levels; i++) {
         v->channels[i] = (int)wide[i];
-        if (wide[i] % v->groups) cfg_fail(c, "block_out_channels", "%d is no multiple of norm_num_groups %d", (int)wide[i], v->groups);
+        if (wide[i] % v->groups)
+            cfg_fail(c, "block_out_channels", "%d is no multiple of norm_num_groups %d", (int)wide[i], v->groups);
     }
     int rc = cfg_check(c, e);
     cfg_close(c);
@@ -52,8 +56,10 @@ static void bind_resnet(struct vae_resnet *n, int in, int out, struct bind *b)
 static void bind_attn(struct vae *v, int64_t c, struct bind *b)
 {
     bool old = bind_has(b, "query.weight");
-    const char *const w[] = {old ? "query.weight" : "to_q.weight", old ? "key.weight" : "to_k.weight", old ? "value.weight" : "to_v.weight"};
-    const char *const bias[] = {old ? "query.bias" : "to_q.bias", old ? "key.bias" : "to_k.bias", old ? "value.bias" : "to_v.bias"};
+    const char *const w[] = {old ? "query.weight" : "to_q.weight", old ? "key.weight" : "to_k.weight",
+                             old ? "value.weight" : "to_v.weight"};
+    const char *const bias[] = {old ? "query.bias" : "to_q.bias", old ? "key.bias" : "to_k.bias",
+                                old ? "value.bias" : "to_v.bias"};
     int64_t rows[] = {c, c, c};
     bind_norm(b, &v->attn_g, &v->attn_b, "group_norm", c);
     bind_stack(b, &v->qkv, BIND_MATRIX, 3, w, rows, c);
@@ -136,7 +142,8 @@ static void skip_encoder(const struct vae_config *c, struct bind *b)
     }
     bind_in(b, "mid_block.attentions.0");
     bool old = bind_has(b, "query.weight");
-    const char *const name[] = {old ? "query" : "to_q", old ? "key" : "to_k", old ? "value" : "to_v", old ? "proj_attn" : "to_out.0"};
+    const char *const name[] = {old ? "query" : "to_q", old ? "key" : "to_k", old ? "value" : "to_v",
+                                old ? "proj_attn" : "to_out.0"};
     skip_pair(b, BIND_GAIN, "group_norm", 1, &top);
     for (int i = 0; i < 4; i++) skip_pair(b, BIND_MATRIX, name[i], 2, (int64_t[]){top, top});
     bind_out(b);

@@ -102,7 +102,8 @@ int cli_main(int argc, char **argv, const struct cli_main *m, void *user)
     while (rc == 0 && (v = next(&c, argc, argv, m, &e)) >= 0) {
         if (v == CLI_FILE && files++ == m->max_files)
             rc = dl_fail(&e, DL_EUSAGE, "%s: unexpected; see dlens %s --help", optarg, m->command);
-        else if (v) rc = m->take(user, v, &e);
+        else if (v)
+            rc = m->take(user, v, &e);
     }
     for (; rc == 0 && v == -1 && optind < argc; optind++) { /* behind "--" */
         optarg = argv[optind];
@@ -112,8 +113,10 @@ int cli_main(int argc, char **argv, const struct cli_main *m, void *user)
     if (rc == 0 && v == -1 && c.dry_run && m->no_dry_run)
         rc = dl_fail(&e, DL_EUSAGE, "--dry-run: dlens %s has no plan to show", m->command);
     if (rc == 0 && v == -1) rc = m->run(&c, user, line, &e);
-    if (v == -3) rc = 0;
-    else rc = rc < 0 || v == -2 ? fail(&c, &e) : done(&c, line);
+    if (v == -3)
+        rc = 0;
+    else
+        rc = rc < 0 || v == -2 ? fail(&c, &e) : done(&c, line);
     json_decref(c.warnings);
     json_decref(c.result);
     return rc;
@@ -220,10 +223,14 @@ char *cli_bytes(char out[32], int64_t bytes)
 char *cli_duration(char out[32], double seconds)
 {
     long long s = (long long)(seconds + 0.5);
-    if (seconds < 10) snprintf(out, 32, "%.1f s", seconds);
-    else if (s < 60) snprintf(out, 32, "%lld s", s);
-    else if (s < 3600) snprintf(out, 32, "%lld min %02lld s", s / 60, s % 60);
-    else snprintf(out, 32, "%lld h %02lld min", s / 3600, s % 3600 / 60);
+    if (seconds < 10)
+        snprintf(out, 32, "%.1f s", seconds);
+    else if (s < 60)
+        snprintf(out, 32, "%lld s", s);
+    else if (s < 3600)
+        snprintf(out, 32, "%lld min %02lld s", s / 60, s % 60);
+    else
+        snprintf(out, 32, "%lld h %02lld min", s / 3600, s % 3600 / 60);
     return out;
 }
 

@@ -23,22 +23,25 @@ struct cli {
     json_t *warnings;   /* array, owned */
     json_t *result;     /* object, owned: what --json prints besides command, seconds and warnings */
     struct timespec start;
-    const char *help;   /* printed by --help */
+    const char *help; /* printed by --help */
 };
 
 /* Values of getopt_long's result for the options of every command; a command's own begin at CLI_OWN. */
 enum { CLI_FILE = 1, CLI_JSON = 256, CLI_QUIET, CLI_HELP, CLI_THREADS, CLI_DEVICE, CLI_DRY_RUN, CLI_OWN = 512 };
-#define CLI_OPTIONS                                                                        \
-    {"json", no_argument, NULL, CLI_JSON}, {"quiet", no_argument, NULL, CLI_QUIET},        \
-        {"help", no_argument, NULL, CLI_HELP}, {"threads", required_argument, NULL, CLI_THREADS}, \
-        {"device", required_argument, NULL, CLI_DEVICE}, {"dry-run", no_argument, NULL, CLI_DRY_RUN}
+#define CLI_OPTIONS                                                                                                    \
+    {"json", no_argument, NULL, CLI_JSON}, {"quiet", no_argument, NULL, CLI_QUIET},                                    \
+        {"help", no_argument, NULL, CLI_HELP}, {"threads", required_argument, NULL, CLI_THREADS},                      \
+        {"device", required_argument, NULL, CLI_DEVICE},                                                               \
+    {                                                                                                                  \
+        "dry-run", no_argument, NULL, CLI_DRY_RUN                                                                      \
+    }
 
 /* A subcommand: its options and what it does. */
 struct cli_main {
     const char *command, *help;
     const struct option *options;
     bool no_dry_run; /* refuses --dry-run: there is nothing to plan */
-    int max_files; /* how many arguments without a dash it takes; they go to take with v = CLI_FILE */
+    int max_files;   /* how many arguments without a dash it takes; they go to take with v = CLI_FILE */
     /* Takes option v (CLI_OWN and above, with optarg) or a CLI_FILE; < 0 with the error. */
     int (*take)(void *user, int v, struct dl_err *e);
     /* The work; `line` [4096] may be given what is printed on stdout without --json. */

@@ -63,8 +63,10 @@ static int demo(struct cli *c, void *user, char *line, struct dl_err *e)
     json_t *root = NULL;
     struct prompts ps = {0};
     int rc = -1;
-    if (a->model) snprintf(place, sizeof place, "%s", a->model);
-    else if (find_model(place, e) < 0) return -1;
+    if (a->model)
+        snprintf(place, sizeof place, "%s", a->model);
+    else if (find_model(place, e) < 0)
+        return -1;
     snprintf(path, sizeof path, "%s/demo.json", place);
     snprintf(model, sizeof model, "%s/model", place);
     a->model = model, a->layers = "all";

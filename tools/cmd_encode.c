@@ -74,8 +74,10 @@ static int encode(struct cli *c, void *user, char *line, struct dl_err *e)
     struct lens_text t = {
         .prompt = ps.p, .n_prompts = ps.n, .norm = true, .seen = seen, .user = &s, .stop = cli_catch_interrupt()};
     rc = lens_encode(m.pipe, &t, &unused, e);
-    if (rc < 0) snapshot_drop(s.w);
-    else rc = snapshot_finish(s.w, e);
+    if (rc < 0)
+        snapshot_drop(s.w);
+    else
+        rc = snapshot_finish(s.w, e);
     json_object_set_new(c->result, "out", cli_string(a->out));
     snprintf(line, 4096, "%s", a->out);
 done:

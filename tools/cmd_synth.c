@@ -30,7 +30,8 @@ static const struct option options[] = {CLI_OPTIONS,
                                         {"seed", required_argument, NULL, SEED},
                                         {0}};
 
-static int take(void *user, int v, struct dl_err *e) {
+static int take(void *user, int v, struct dl_err *e)
+{
     static const char *const scales[] = {"tiny", "full"}, *const types[] = {"f32", "f16", "bf16"};
     static const int type_of[] = {DL_F32, DL_F16, DL_BF16};
     struct synth_opts *o = user;
@@ -59,7 +60,8 @@ static int take(void *user, int v, struct dl_err *e) {
     return 0;
 }
 
-static int synth(struct cli *c, void *user, char *line, struct dl_err *e) {
+static int synth(struct cli *c, void *user, char *line, struct dl_err *e)
+{
     const struct synth_opts *o = user;
     if (c->dry_run) return dl_fail(e, DL_EUSAGE, "--dry-run: synth has nothing to plan");
     if (synth_write(o, e) < 0) return -1;
@@ -69,9 +71,12 @@ static int synth(struct cli *c, void *user, char *line, struct dl_err *e) {
     return 0;
 }
 
-int cmd_synth(int argc, char **argv) {
+int cmd_synth(int argc, char **argv)
+{
     struct synth_opts o = {.type = DL_F32};
     return cli_main(
         argc, argv,
-        &(struct cli_main){.command = "synth", .help = help, .options = options, .no_dry_run = true, .take = take, .run = synth}, &o);
+        &(struct cli_main){
+            .command = "synth", .help = help, .options = options, .no_dry_run = true, .take = take, .run = synth},
+        &o);
 }

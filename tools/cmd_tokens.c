@@ -54,8 +54,10 @@ static int tokens(struct cli *c, void *user, char *line, struct dl_err *e)
         for (int q = 0; q < m.pipe->n_encoders && rc == 0; q++) {
             struct token_list t = {0};
             rc = pipe_tokens(m.pipe, q, ps.p[i].text, &t, e);
-            if (rc == 0 && c->json) json_object_set_new(o, m.pipe->encoder[q].folder, to_json(&t));
-            else if (rc == 0) print(&t, m.pipe->encoder[q].folder);
+            if (rc == 0 && c->json)
+                json_object_set_new(o, m.pipe->encoder[q].folder, to_json(&t));
+            else if (rc == 0)
+                print(&t, m.pipe->encoder[q].folder);
             token_list_free(&t);
         }
         if (rc == 0 && c->json) json_dumpf(o, stdout, JSON_COMPACT), putchar('\n');

@@ -14,19 +14,19 @@ struct gen_args {
     const char *model, *out, *prompt, *prompts_file, *layers, *encoder, *size, *scheduler, *negative, *dtype, *batch,
         *preset, *title;
     const char *preset_prompt; /* taken when the command line has none */
-    bool blocks;      /* `layers` counts blocks */
-    bool seed_offset; /* seed + index of the prompt */
+    bool blocks;               /* `layers` counts blocks */
+    bool seed_offset;          /* seed + index of the prompt */
     bool norm, save_latents, titles_block, rng_set;
     uint64_t seeds[GEN_SEEDS_MAX];
     int n_seeds;
-    int64_t steps; /* 0: the model's default */
+    int64_t steps;   /* 0: the model's default */
     double guidance; /* NAN: the model's default */
     enum lens_noise noise;
     enum rng_kind rng;
     int64_t rng_sms;
     enum text_mode text;
-    int64_t vae_tile;  /* -1: auto */
-    int foreign;       /* getopt value of an option that belongs to other models; 0: none was given */
+    int64_t vae_tile; /* -1: auto */
+    int foreign;      /* getopt value of an option that belongs to other models; 0: none was given */
 };
 
 /* getopt_long values */
@@ -81,10 +81,12 @@ enum {
     {                                                                                                                  \
         "clean-caption", required_argument, NULL, GEN_CLEAN_CAPTION                                                    \
     }
-#define GEN_TEXT_OPTIONS                                                                                              \
-    {"prompt", required_argument, NULL, GEN_PROMPT}, {"prompts", required_argument, NULL, GEN_PROMPTS},               \
-        {"negative", required_argument, NULL, GEN_NEGATIVE}, {"text", required_argument, NULL, GEN_TEXT},             \
-        {"preset", required_argument, NULL, GEN_PRESET}
+#define GEN_TEXT_OPTIONS                                                                                               \
+    {"prompt", required_argument, NULL, GEN_PROMPT}, {"prompts", required_argument, NULL, GEN_PROMPTS},                \
+        {"negative", required_argument, NULL, GEN_NEGATIVE}, {"text", required_argument, NULL, GEN_TEXT},              \
+    {                                                                                                                  \
+        "preset", required_argument, NULL, GEN_PRESET                                                                  \
+    }
 
 /* The part of --help that describes GEN_COMMON_OPTIONS. */
 extern const char gen_help[];

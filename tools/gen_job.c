@@ -135,8 +135,10 @@ void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_
              work * 1e-12, cli_bytes(a, plan->text_bytes + plan->text_work_bytes), cli_bytes(b, plan->denoiser_bytes),
              cli_bytes(d, plan->vae_bytes), cli_bytes(f, plan->keep_bytes + plan->work_bytes),
              cli_bytes(g, plan->peak_bytes));
-    if (out) fprintf(out, "%s\n", text);
-    else cli_say(c, "%s", text);
+    if (out)
+        fprintf(out, "%s\n", text);
+    else
+        cli_say(c, "%s", text);
     json_object_set_new(c->result, "plan",
                         json_pack("{s:I, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "images",
                                   (json_int_t)images, "dtype", dl_type_name(job->gen.type), "batch", plan->batch,
@@ -151,13 +153,16 @@ void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_
 void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODERS])
 {
     char who[64];
-    if (i < 0) snprintf(who, sizeof who, "negative prompt");
-    else snprintf(who, sizeof who, "prompt %d", i);
+    if (i < 0)
+        snprintf(who, sizeof who, "negative prompt");
+    else
+        snprintf(who, sizeof who, "prompt %d", i);
     for (int q = 0; q < PIPE_ENCODERS && st[q].hidden; q++) {
         const char *cut = st[q].truncated;
         int n = (int)strlen(cut), shown = n;
         if (n > 160) /* a long one is shown up to a whole character */
-            for (shown = 150; (cut[shown] & 0xc0) == 0x80; shown--) {}
+            for (shown = 150; (cut[shown] & 0xc0) == 0x80; shown--) {
+            }
         if (n)
             cli_warn(c, "%s: longer than %d tokens; cut off: \"%.*s%s\"%s", who, st[q].tokens, shown, cut,
                      shown < n ? "..." : "", shown < n ? " (dlens tokens shows all of it)" : "");
@@ -173,13 +178,12 @@ static json_t *settings_of(const struct gen_run *g)
     char rng[32] = "torch-cpu", size[32];
     if (j->rng == RNG_TORCH_CUDA) snprintf(rng, sizeof rng, "torch-cuda:%d", j->rng_sms ? j->rng_sms : RNG_DEFAULT_SMS);
     snprintf(size, sizeof size, "%dx%d", j->gen.width, j->gen.height);
-    json_t *o =
-        json_pack("{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:i}", "encoder", g->pipe->encoder[0].folder,
-                  "size", size, "steps", j->gen.steps, "guidance", (double)j->gen.guidance, "scheduler",
-                  j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm",
-                  g->args->norm ? "on" : "off", "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng,
-                  "dtype", dl_type_name(j->gen.type), "text", g->args->text == TEXT_HF4 ? "hf4" : "hf5", "vae_tile",
-                  g->plan->vae_tile);
+    json_t *o = json_pack(
+        "{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:i}", "encoder", g->pipe->encoder[0].folder, "size", size,
+        "steps", j->gen.steps, "guidance", (double)j->gen.guidance, "scheduler",
+        j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm",
+        g->args->norm ? "on" : "off", "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng, "dtype",
+        dl_type_name(j->gen.type), "text", g->args->text == TEXT_HF4 ? "hf4" : "hf5", "vae_tile", g->plan->vae_tile);
     if (o && g->snapshots) json_object_set_new(o, "snapshots", json_string(g->snapshots));
     return o;
 }
@@ -201,7 +205,8 @@ static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
     json_t *run = run_of(g);
     int64_t n = -1;
     int rc = -1;
-    if (!mp || !settings || !run) dl_fail(e, DL_ENOMEM, "no memory for a manifest");
+    if (!mp || !settings || !run)
+        dl_fail(e, DL_ENOMEM, "no memory for a manifest");
     else if (model_fingerprint(&g->pipe->dir, id, e) == 0 && (n = lens_images(job, &im, e)) >= 0) {
         for (int i = 0; i < job->n_prompts; i++)
             mp[i] = (struct manifest_prompt){.text = job->prompt[i].text,
@@ -234,8 +239,10 @@ void gen_figure_made(void *user, const char *path)
     struct gen_figures *f = user;
     json_array_append_new(f->list, cli_string(path));
     int n = snprintf(f->line + f->at, 4096 - f->at, "%s%s", f->at ? "\n" : "", path);
-    if (n > 0 && f->at + (size_t)n < 4096) f->at += (size_t)n;
-    else f->line[f->at] = 0;
+    if (n > 0 && f->at + (size_t)n < 4096)
+        f->at += (size_t)n;
+    else
+        f->line[f->at] = 0;
 }
 
 static int draw(struct gen_run *g, struct gen_figures *f, struct dl_err *e)

@@ -69,8 +69,10 @@ void progress_tell(void *user, int64_t done, int64_t images, int step, int steps
         n += snprintf(line + n, sizeof line - (size_t)n, ", step %d/%d of the next %d", step, steps, batch);
     if (made > 0 && done < images) snprintf(line + n, sizeof line - (size_t)n, ", %s left", cli_duration(rest, left));
     int width = (int)strlen(line);
-    if (p->terminal) fprintf(stderr, "\r%s%*s", line, p->width > width ? p->width - width : 0, "");
-    else fprintf(stderr, "%s\n", line);
+    if (p->terminal)
+        fprintf(stderr, "\r%s%*s", line, p->width > width ? p->width - width : 0, "");
+    else
+        fprintf(stderr, "%s\n", line);
     fflush(stderr);
     p->width = width, p->last = now, p->told = done, p->shown = true;
 }

@@ -7,14 +7,14 @@
 struct progress {
     const struct cli *cli;
     bool terminal, shown;
-    double start, last;  /* seconds on the command's clock: of the first call and the last line */
-    double from;         /* images at the first call, those under way in part; -1 before it */
-    int64_t ready;       /* images whose steps are done once those under way are */
-    int steps;           /* of one image */
-    int64_t told;        /* images at the last plain line */
-    int width;           /* of the line that is to be overwritten */
-    double step_start;   /* when the step under way began; < 0 outside of steps */
-    double *step_ms;     /* [n_steps] time of every evaluation of the denoiser but the first of a batch */
+    double start, last; /* seconds on the command's clock: of the first call and the last line */
+    double from;        /* images at the first call, those under way in part; -1 before it */
+    int64_t ready;      /* images whose steps are done once those under way are */
+    int steps;          /* of one image */
+    int64_t told;       /* images at the last plain line */
+    int width;          /* of the line that is to be overwritten */
+    double step_start;  /* when the step under way began; < 0 outside of steps */
+    double *step_ms;    /* [n_steps] time of every evaluation of the denoiser but the first of a batch */
     int64_t n_steps;
 };
 

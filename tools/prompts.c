@@ -13,8 +13,10 @@ int prompts_seed(const char *option, const char *text, uint64_t *seed, struct dl
     char *end;
     errno = 0;
     unsigned long long v = strtoull(text, &end, 10);
-    if (!strcmp(text, "-1")) v = UINT64_MAX, end = (char *)text + 2, errno = 0;
-    else if (*text < '0' || *text > '9') end = (char *)text, errno = EINVAL;
+    if (!strcmp(text, "-1"))
+        v = UINT64_MAX, end = (char *)text + 2, errno = 0;
+    else if (*text < '0' || *text > '9')
+        end = (char *)text, errno = EINVAL;
     if (*end || errno)
         return dl_fail(e, DL_EUSAGE, "%s %s: a seed is a whole number from 0 to 18446744073709551615, or -1", option,
                        text);
@@ -68,7 +70,8 @@ static int add_json(struct prompts *ps, const char *path, int line, const char *
         rc = dl_fail(e, DL_EINPUT, "%s: line %d: \"prompt\" is missing or no string", path, line);
     if (neg && !json_is_string(neg) && !json_is_null(neg))
         rc = dl_fail(e, DL_EINPUT, "%s: line %d: \"negative\" is no string", path, line);
-    if (json_is_integer(seed) && json_integer_value(seed) >= -1) own = (uint64_t)json_integer_value(seed);
+    if (json_is_integer(seed) && json_integer_value(seed) >= -1)
+        own = (uint64_t)json_integer_value(seed);
     else if (seed && !json_is_null(seed) &&
              (!json_is_string(seed) || prompts_seed("seed", json_string_value(seed), &own, NULL) < 0))
         rc = dl_fail(e, DL_EINPUT, "%s: line %d: \"seed\" is no whole number from -1", path, line);
@@ -100,7 +103,8 @@ int prompts_read(struct prompts *ps, const char *path, const char *negative, con
         bool blank = strspn(s, " \t\r") >= n;
         char *text = blank ? NULL : strndup(s, n);
         struct dl_err wrong = {0};
-        if (!blank && !text) rc = dl_fail(e, DL_ENOMEM, "%s: no memory", path);
+        if (!blank && !text)
+            rc = dl_fail(e, DL_ENOMEM, "%s: no memory", path);
         else if (!blank && prompts_check(text, &wrong) < 0)
             rc = dl_fail(e, DL_EINPUT, "%s: line %d: %s", path, line, wrong.msg);
         else if (!blank)

@@ -10,7 +10,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-void synth_collect(void *user, const char *name, const int64_t *dim, int nd, enum bind_role role) {
+void synth_collect(void *user, const char *name, const int64_t *dim, int nd, enum bind_role role)
+{
     struct synth_list *l = user;
     if (l->n == l->cap) {
         int64_t cap = l->cap ? 2 * l->cap : 256;
@@ -31,7 +32,8 @@ void synth_collect(void *user, const char *name, const int64_t *dim, int nd, enu
     l->n++;
 }
 
-void synth_list_close(struct synth_list *l) {
+void synth_list_close(struct synth_list *l)
+{
     for (int64_t i = 0; i < l->n; i++) free(l->t[i].name);
     free(l->t);
     *l = (struct synth_list){0};
@@ -40,7 +42,8 @@ void synth_list_close(struct synth_list *l) {
 enum { CHUNK = 1 << 16 };
 
 static int put_tensor(struct st_writer *w, const struct synth_tensor *t, const struct synth_plan *p,
-                      const struct synth_opts *o, float *value, void *store, struct dl_err *e) {
+                      const struct synth_opts *o, float *value, void *store, struct dl_err *e)
+{
     for (int64_t at = 0; at < t->count; at += CHUNK) {
         int64_t n = t->count - at < CHUNK ? t->count - at : CHUNK;
         synth_values(t, p, o->seed, at, n, value);
@@ -51,7 +54,8 @@ static int put_tensor(struct st_writer *w, const struct synth_tensor *t, const s
 }
 
 int synth_tensors(const char *path, const struct synth_list *l, const struct synth_opts *o,
-                  struct synth_plan (*plan)(void *user, const struct synth_tensor *t), void *user, struct dl_err *e) {
+                  struct synth_plan (*plan)(void *user, const struct synth_tensor *t), void *user, struct dl_err *e)
+{
     int rc = -1;
     char note[96];
     snprintf(note, sizeof note, "synthetic, like %s, seed %llu", o->like, (unsigned long long)o->seed);
@@ -80,7 +84,8 @@ out:
     return rc;
 }
 
-int synth_folder(const char *path, struct dl_err *e) {
+int synth_folder(const char *path, struct dl_err *e)
+{
     char *p = strdup(path);
     if (!p) return dl_fail(e, DL_ENOMEM, "%s: no memory", path);
     int rc = 0;
@@ -99,7 +104,8 @@ int synth_folder(const char *path, struct dl_err *e) {
     return rc;
 }
 
-int synth_text(const char *folder, const char *file, struct dl_err *e, const char *fmt, ...) {
+int synth_text(const char *folder, const char *file, struct dl_err *e, const char *fmt, ...)
+{
     char path[4096], *text = NULL;
     snprintf(path, sizeof path, "%s/%s", folder, file);
     va_list ap;
@@ -116,12 +122,11 @@ int synth_text(const char *folder, const char *file, struct dl_err *e, const cha
     return bad ? dl_fail(e, DL_EFAIL, "%s: cannot write: %s", path, strerror(errno)) : 0;
 }
 
-const char *synth_names(void) {
-    return "sd15, sd21";
-}
+const char *synth_names(void) { return "sd15, sd21"; }
 
 /* A folder with a model that is not synthetic stays as it is. */
-static int check_folder(const char *out, struct dl_err *e) {
+static int check_folder(const char *out, struct dl_err *e)
+{
     char path[4096], text[4096];
     snprintf(path, sizeof path, "%s/model_index.json", out);
     FILE *f = fopen(path, "rb");
@@ -132,7 +137,8 @@ static int check_folder(const char *out, struct dl_err *e) {
     return dl_fail(e, DL_EUSAGE, "%s holds a model that is not synthetic; give another --out", out);
 }
 
-int synth_write(const struct synth_opts *o, struct dl_err *e) {
+int synth_write(const struct synth_opts *o, struct dl_err *e)
+{
     if (!o->like || !o->out) return dl_fail(e, DL_EUSAGE, "synth needs --like NAME (%s) and --out DIR", synth_names());
     if (o->type != DL_F32 && o->type != DL_F16 && o->type != DL_BF16)
         return dl_fail(e, DL_EUSAGE, "--dtype %s: synth writes f32, f16 and bf16", dl_type_name(o->type));

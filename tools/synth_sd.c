@@ -156,16 +156,15 @@ static const struct synth_gain vae_gains[] = {
     {"decoder.conv_out", 0.7f}, {NULL, 0},
 };
 
-static struct synth_plan plan_plain(void *user, const struct synth_tensor *t) {
-    return synth_plan_of(t, user);
-}
+static struct synth_plan plan_plain(void *user, const struct synth_tensor *t) { return synth_plan_of(t, user); }
 
 struct unet_plan {
     char last[96]; /* the last resnet's shortcut */
     bool hand_on;  /* noise prediction: the network's input shows in its output */
 };
 
-static struct synth_plan plan_unet(void *user, const struct synth_tensor *t) {
+static struct synth_plan plan_unet(void *user, const struct synth_tensor *t)
+{
     const struct unet_plan *u = user;
     struct synth_plan p = synth_plan_of(t, unet_gains);
     if (!strcmp(t->name, "conv_in.weight"))
@@ -177,7 +176,8 @@ static struct synth_plan plan_unet(void *user, const struct synth_tensor *t) {
     return p;
 }
 
-static int join(char *out, size_t cap, const char *a, const char *b, struct dl_err *e) {
+static int join(char *out, size_t cap, const char *a, const char *b, struct dl_err *e)
+{
     if ((size_t)snprintf(out, cap, "%s/%s", a, b) < cap) return 0;
     return dl_fail(e, DL_EUSAGE, "%.200s...: this folder's name is too long", a);
 }
@@ -185,7 +185,8 @@ static int join(char *out, size_t cap, const char *a, const char *b, struct dl_e
 /* Ends the binding of a list and writes its tensors. */
 static int finish(struct bind *b, int rc, struct synth_list *l, const char *folder, const char *stem,
                   const struct synth_opts *o, struct synth_plan (*plan)(void *, const struct synth_tensor *),
-                  void *user, struct dl_err *e) {
+                  void *user, struct dl_err *e)
+{
     char path[4096];
     if (bind_close(b, e) < 0) rc = -1;
     if (rc == 0) rc = join(path, sizeof path, folder, stem, e);
@@ -194,7 +195,8 @@ static int finish(struct bind *b, int rc, struct synth_list *l, const char *fold
     return rc;
 }
 
-static int write_text_encoder(const struct synth_opts *o, const struct shape *s, int vocab, struct dl_err *e) {
+static int write_text_encoder(const struct synth_opts *o, const struct shape *s, int vocab, struct dl_err *e)
+{
     char folder[4000], path[4096];
     if (join(folder, sizeof folder, o->out, "text_encoder", e) < 0 || synth_folder(folder, e) < 0) return -1;
     if (synth_text(folder, "config.json", e,
@@ -217,7 +219,8 @@ static int write_text_encoder(const struct synth_opts *o, const struct shape *s,
     return finish(&b, rc, &l, folder, "model.safetensors", o, plan_plain, (void *)(uintptr_t)clip_gains, e);
 }
 
-static int write_unet(const struct synth_opts *o, const struct shape *s, bool v2, struct dl_err *e) {
+static int write_unet(const struct synth_opts *o, const struct shape *s, bool v2, struct dl_err *e)
+{
     char folder[4000], path[4096];
     if (join(folder, sizeof folder, o->out, "unet", e) < 0 || synth_folder(folder, e) < 0) return -1;
     if (synth_text(
@@ -249,7 +252,8 @@ static int write_unet(const struct synth_opts *o, const struct shape *s, bool v2
     return finish(&b, rc, &l, folder, "diffusion_pytorch_model.safetensors", o, plan_unet, &p, e);
 }
 
-static int write_vae(const struct synth_opts *o, const struct shape *s, struct dl_err *e) {
+static int write_vae(const struct synth_opts *o, const struct shape *s, struct dl_err *e)
+{
     char folder[4000], path[4096];
     if (join(folder, sizeof folder, o->out, "vae", e) < 0 || synth_folder(folder, e) < 0) return -1;
     if (synth_text(
@@ -276,7 +280,8 @@ static int write_vae(const struct synth_opts *o, const struct shape *s, struct d
                   e);
 }
 
-static int write_scheduler(const struct synth_opts *o, bool v2, struct dl_err *e) {
+static int write_scheduler(const struct synth_opts *o, bool v2, struct dl_err *e)
+{
     char folder[4000];
     if (join(folder, sizeof folder, o->out, "scheduler", e) < 0 || synth_folder(folder, e) < 0) return -1;
     return synth_text(folder, "scheduler_config.json", e,
@@ -287,7 +292,8 @@ static int write_scheduler(const struct synth_opts *o, bool v2, struct dl_err *e
                       v2 ? "DDIMScheduler" : "PNDMScheduler", v2 ? "v_prediction" : "epsilon");
 }
 
-static int write_index(const struct synth_opts *o, bool v2, struct dl_err *e) {
+static int write_index(const struct synth_opts *o, bool v2, struct dl_err *e)
+{
     if (synth_text(o->out, "README.md", e,
                    "Synthetic weights in the shape of %s (%s), seed %llu, made by dlens synth.\n"
                    "They are random numbers of sane size, for tests and benchmarks; their images mean nothing.\n",
@@ -304,7 +310,8 @@ static int write_index(const struct synth_opts *o, bool v2, struct dl_err *e) {
                       o->like, (unsigned long long)o->seed, v2 ? "DDIMScheduler" : "PNDMScheduler");
 }
 
-int synth_sd(const struct synth_opts *o, bool v2, struct dl_err *e) {
+int synth_sd(const struct synth_opts *o, bool v2, struct dl_err *e)
+{
     const struct shape *s = &shapes[v2][o->full];
     int vocab = o->full ? 49408 : 0;
     if (synth_folder(o->out, e) < 0 || synth_tokenizer(o, v2 ? "!" : "<|endoftext|>", &vocab, e) < 0) return -1;

@@ -27,14 +27,16 @@ struct vocabulary {
     char merge[MAX_PIECES][2 * PIECE];
 };
 
-static bool has(const struct vocabulary *v, const char *piece) {
+static bool has(const struct vocabulary *v, const char *piece)
+{
     for (int i = 0; i < v->n; i++)
         if (!strcmp(v->piece[i], piece)) return true;
     return false;
 }
 
 /* The symbol of a byte: itself where it prints, else the next free code point from 256 on, in UTF-8. */
-static void add_bytes(struct vocabulary *v, const char *end) {
+static void add_bytes(struct vocabulary *v, const char *end)
+{
     for (int pass = 0, extra = 0; pass < 2; pass++)
         for (int b = 0; b < 256; b++) {
             bool prints = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
@@ -49,7 +51,8 @@ static void add_bytes(struct vocabulary *v, const char *end) {
 }
 
 /* The merges of one word, letter by letter from its beginning; beginnings that are known are passed over. */
-static void add_word(struct vocabulary *v, const char *word, int len) {
+static void add_word(struct vocabulary *v, const char *word, int len)
+{
     for (int k = 2; k <= len; k++) {
         const char *end = k == len ? "</w>" : "";
         char left[PIECE], right[PIECE], both[PIECE];
@@ -62,7 +65,8 @@ static void add_word(struct vocabulary *v, const char *word, int len) {
     }
 }
 
-static void make_words(struct vocabulary *v) {
+static void make_words(struct vocabulary *v)
+{
     add_bytes(v, "");
     add_bytes(v, "</w>");
     for (const char *w = words; *w;) {
@@ -72,7 +76,8 @@ static void make_words(struct vocabulary *v) {
     }
 }
 
-static void put_json(FILE *f, const char *s) {
+static void put_json(FILE *f, const char *s)
+{
     fputc('"', f);
     for (; *s; s++) {
         if (*s == '"' || *s == '\\') fputc('\\', f);
@@ -82,7 +87,8 @@ static void put_json(FILE *f, const char *s) {
 }
 
 /* Ids from 0 without holes; with `want`, unused entries fill up to the special tokens. */
-static int write_vocabulary(const char *folder, const struct vocabulary *v, int want, int *vocab, struct dl_err *e) {
+static int write_vocabulary(const char *folder, const struct vocabulary *v, int want, int *vocab, struct dl_err *e)
+{
     char path[4096];
     snprintf(path, sizeof path, "%s/vocab.json", folder);
     FILE *f = fopen(path, "wb");
@@ -112,7 +118,8 @@ static int write_vocabulary(const char *folder, const struct vocabulary *v, int 
 enum { MAX_FILE = 64 << 20 };
 
 /* Copies a file; absent is fine where it may be. Returns 1 when copied, 0 when absent, -1. */
-static int copy(const char *from, const char *to, const char *file, bool optional, struct dl_err *e) {
+static int copy(const char *from, const char *to, const char *file, bool optional, struct dl_err *e)
+{
     char a[4096], b[4096];
     snprintf(a, sizeof a, "%s/%s", from, file);
     snprintf(b, sizeof b, "%s/%s", to, file);
@@ -142,7 +149,8 @@ static int copy(const char *from, const char *to, const char *file, bool optiona
 }
 
 /* The size of the token table that a copied vocabulary needs. */
-static int read_vocabulary(const char *folder, int want, int *vocab, struct dl_err *e) {
+static int read_vocabulary(const char *folder, int want, int *vocab, struct dl_err *e)
+{
     char path[4096];
     snprintf(path, sizeof path, "%s/vocab.json", folder);
     json_error_t je;
@@ -155,7 +163,8 @@ static int read_vocabulary(const char *folder, int want, int *vocab, struct dl_e
     bool ok = json_is_integer(json_object_get(root, bos)) && json_is_integer(json_object_get(root, eos));
     const char *key;
     json_t *v;
-    json_object_foreach(root, key, v) {
+    json_object_foreach(root, key, v)
+    {
         int64_t id = json_is_integer(v) ? json_integer_value(v) : -1;
         ok = ok && id >= 0 && id < 1 << 24;
         if (id > most) most = id;
@@ -169,7 +178,8 @@ static int read_vocabulary(const char *folder, int want, int *vocab, struct dl_e
     return 0;
 }
 
-static int write_settings(const char *folder, const char *pad, struct dl_err *e) {
+static int write_settings(const char *folder, const char *pad, struct dl_err *e)
+{
     if (synth_text(folder, "special_tokens_map.json", e,
                    "{\n  'bos_token': '%s',\n  'eos_token': '%s',\n  'pad_token': '%s',\n  'unk_token': '%s'\n}\n", bos,
                    eos, pad, eos) < 0)
@@ -181,7 +191,8 @@ static int write_settings(const char *folder, const char *pad, struct dl_err *e)
                       bos, eos, pad, eos);
 }
 
-int synth_tokenizer(const struct synth_opts *o, const char *pad, int *vocab, struct dl_err *e) {
+int synth_tokenizer(const struct synth_opts *o, const char *pad, int *vocab, struct dl_err *e)
+{
     char folder[4000];
     if ((size_t)snprintf(folder, sizeof folder, "%s/tokenizer", o->out) >= sizeof folder)
         return dl_fail(e, DL_EUSAGE, "%.200s...: this folder's name is too long", o->out);

@@ -48,10 +48,7 @@ static void apply_items(void *arg, int64_t from, int64_t to, int worker)
 }
 
 /* Pixels in a chunk of work: about 64 KiB of f32. */
-static int64_t grain_of(const dl_act *x)
-{
-    return 1 + 16384 / x->c;
-}
+static int64_t grain_of(const dl_act *x) { return 1 + 16384 / x->c; }
 
 dl_act fast_pre(struct dl_run *r, const struct simd *s, const struct dl_conv *a, int t, bool dense)
 {

@@ -15,32 +15,17 @@ static void pick_conv(struct dl_run *r, const struct dl_conv *a)
     (fast_wino_takes(s, a) ? fast_wino : fast_conv)(r, s, a);
 }
 
-static void pick_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mr)
-{
-    fast_gnorm(r, simd_pick(), a, mr);
-}
-static void pick_norm(struct dl_run *r, const struct dl_norm *a)
-{
-    fast_norm(r, simd_pick(), a);
-}
-static void pick_lnorm(struct dl_run *r, const struct dl_lnorm *a)
-{
-    fast_lnorm(r, simd_pick(), a);
-}
+static void pick_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mr) { fast_gnorm(r, simd_pick(), a, mr); }
+static void pick_norm(struct dl_run *r, const struct dl_norm *a) { fast_norm(r, simd_pick(), a); }
+static void pick_lnorm(struct dl_run *r, const struct dl_lnorm *a) { fast_lnorm(r, simd_pick(), a); }
 static void pick_attn(struct dl_run *r, const struct dl_attn *a)
 {
     const struct simd *s = simd_pick();
     if (!onednn_attn(r, s, a)) fast_attn(r, s, a);
 }
 
-static void pick_copy(struct dl_run *r, const struct dl_copy *a)
-{
-    fast_copy(r, simd_pick(), a);
-}
-static void pick_add(struct dl_run *r, const struct dl_add *a)
-{
-    fast_add(r, simd_pick(), a);
-}
+static void pick_copy(struct dl_run *r, const struct dl_copy *a) { fast_copy(r, simd_pick(), a); }
+static void pick_add(struct dl_run *r, const struct dl_add *a) { fast_add(r, simd_pick(), a); }
 
 void onednn_init(struct dl_ops *ops)
 {
@@ -55,7 +40,4 @@ void onednn_init(struct dl_ops *ops)
     ops->add = pick_add;
 }
 
-bool onednn_has_bf16(void)
-{
-    return simd_pick() && prim_has_bf16();
-}
+bool onednn_has_bf16(void) { return simd_pick() && prim_has_bf16(); }

@@ -28,10 +28,7 @@ struct bf {
     int failed;
 };
 
-static int kind_of(const struct bf *g, int64_t b)
-{
-    return b == 0 ? 0 : b == g->blocks - 1 ? 2 : 1;
-}
+static int kind_of(const struct bf *g, int64_t b) { return b == 0 ? 0 : b == g->blocks - 1 ? 2 : 1; }
 
 static int64_t part_n(const struct bf *g, int64_t part)
 {
@@ -40,16 +37,10 @@ static int64_t part_n(const struct bf *g, int64_t part)
 }
 
 /* 1 when the part is the shorter last one. */
-static int tail_of(const struct bf *g, int64_t part)
-{
-    return part_n(g, part) < g->part;
-}
+static int tail_of(const struct bf *g, int64_t part) { return part_n(g, part) < g->part; }
 
 /* First input row that block b of a convolution reads, before padding is cut off. */
-static int64_t in_row(const struct bf *g, int64_t b)
-{
-    return b * g->step * g->stride - (g->taps == 9);
-}
+static int64_t in_row(const struct bf *g, int64_t b) { return b * g->step * g->stride - (g->taps == 9); }
 
 /* Weight forms. A pack's fill needs the primitives, and they live as long as the context. */
 struct form {

@@ -233,15 +233,9 @@ fail:
     return NULL;
 }
 
-int64_t prim_w_bytes(const struct prim *p)
-{
-    return p->w_bytes;
-}
+int64_t prim_w_bytes(const struct prim *p) { return p->w_bytes; }
 
-int64_t prim_scratch_bytes(const struct prim *p)
-{
-    return p->scratch_bytes;
-}
+int64_t prim_scratch_bytes(const struct prim *p) { return p->scratch_bytes; }
 
 int prim_pack(const struct prim *p, const uint16_t *w, int64_t ldw, void *packed, struct dl_err *e)
 {

@@ -114,7 +114,6 @@ void ref_attn(struct dl_run *r, const struct dl_attn *a)
     g.worker_bytes = work_bytes(g.tk, g.d);
     struct dl_mark mark = dl_arena_mark(&r->arena);
     g.scratch = cpu_scratch(r, r->ctx->threads * g.worker_bytes);
-    if (!dl_run_is_dry(r) && !r->arena.failed)
-        pool_for(r->ctx->pool, a->q.n * a->heads * g.blocks, 1, attn_items, &g);
+    if (!dl_run_is_dry(r) && !r->arena.failed) pool_for(r->ctx->pool, a->q.n * a->heads * g.blocks, 1, attn_items, &g);
     dl_arena_release_hi(&r->arena, mark);
 }

@@ -21,7 +21,8 @@ static void prepare_items(void *arg, int64_t from, int64_t to, int worker)
     for (int64_t p = from; p < to; p++) {
         float *d = g->image + p * g->a->x.c;
         dl_convert(d, DL_F32, cpu_at(&g->a->x, g->row, p), g->a->x.t, g->a->x.c);
-        if (g->a->pre.mean_rstd) ref_affine_pixel(&g->pre, g->a->pre_fn, d, d);
+        if (g->a->pre.mean_rstd)
+            ref_affine_pixel(&g->pre, g->a->pre_fn, d, d);
         else
             for (int32_t c = 0; c < g->a->x.c && g->a->pre_fn; c++) d[c] = (float)ref_fn(g->a->pre_fn, (double)d[c]);
     }
@@ -46,8 +47,10 @@ static void gather(const struct conv *g, int64_t pix, float *d)
     for (int32_t i = 0; i < a->k; i++)
         for (int32_t j = 0; j < a->k; j++, d += a->x.c) {
             const float *s = source(g, y + i, x + j);
-            if (s) memcpy(d, s, bytes);
-            else memset(d, 0, bytes);
+            if (s)
+                memcpy(d, s, bytes);
+            else
+                memset(d, 0, bytes);
         }
 }
 

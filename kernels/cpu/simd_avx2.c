@@ -33,14 +33,8 @@ static inline __m256i first_lanes(int64_t m)
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)m), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-static inline vf v_load_part(const float *p, int64_t m)
-{
-    return _mm256_maskload_ps(p, first_lanes(m));
-}
-static inline void v_store_part(float *p, vf v, int64_t m)
-{
-    _mm256_maskstore_ps(p, first_lanes(m), v);
-}
+static inline vf v_load_part(const float *p, int64_t m) { return _mm256_maskload_ps(p, first_lanes(m)); }
+static inline void v_store_part(float *p, vf v, int64_t m) { _mm256_maskstore_ps(p, first_lanes(m), v); }
 
 static inline float v_hmax(vf v)
 {
@@ -67,10 +61,7 @@ static inline vf v_from_bf16(const uint16_t *p)
     return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
 }
 
-static inline vf v_from_f16(const uint16_t *p)
-{
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
-}
+static inline vf v_from_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 
 static inline void v_to_bf16(uint16_t *p, vf v)
 {

@@ -28,26 +28,11 @@ typedef int32_t vi __attribute__((vector_size(64)));
 #define v_max(a, b) _mm512_max_ps(a, b)
 #define v_min(a, b) _mm512_min_ps(a, b)
 
-static inline __mmask16 first_lanes(int64_t m)
-{
-    return (__mmask16)((1u << m) - 1);
-}
-static inline vf v_load_part(const float *p, int64_t m)
-{
-    return _mm512_maskz_loadu_ps(first_lanes(m), p);
-}
-static inline void v_store_part(float *p, vf v, int64_t m)
-{
-    _mm512_mask_storeu_ps(p, first_lanes(m), v);
-}
-static inline float v_hmax(vf v)
-{
-    return _mm512_reduce_max_ps(v);
-}
-static inline float v_hsum(vf v)
-{
-    return _mm512_reduce_add_ps(v);
-}
+static inline __mmask16 first_lanes(int64_t m) { return (__mmask16)((1u << m) - 1); }
+static inline vf v_load_part(const float *p, int64_t m) { return _mm512_maskz_loadu_ps(first_lanes(m), p); }
+static inline void v_store_part(float *p, vf v, int64_t m) { _mm512_mask_storeu_ps(p, first_lanes(m), v); }
+static inline float v_hmax(vf v) { return _mm512_reduce_max_ps(v); }
+static inline float v_hsum(vf v) { return _mm512_reduce_add_ps(v); }
 
 static inline vf v_scale(vf p, vf t, vf x)
 {
@@ -61,10 +46,7 @@ static inline vf v_from_bf16(const uint16_t *p)
     return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
 }
 
-static inline vf v_from_f16(const uint16_t *p)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-}
+static inline vf v_from_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 
 static inline void v_to_bf16(uint16_t *p, vf v)
 {

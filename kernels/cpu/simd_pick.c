@@ -15,8 +15,5 @@ const struct simd *simd_pick(void)
     return NULL;
 }
 #else
-const struct simd *simd_pick(void)
-{
-    return NULL;
-}
+const struct simd *simd_pick(void) { return NULL; }
 #endif

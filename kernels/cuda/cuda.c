@@ -23,7 +23,8 @@ void cuda_launched(struct dl_run *r, const char *op, int rc)
     if (rc == CUDA_K_UNSUPPORTED)
         dl_fail(&r->err, DL_EFAIL, "op %s: no CUDA kernel takes this shape and type (%s)", op,
                 r->variant ? r->variant : "");
-    else cuda_fail(&r->err, (cudaError_t)rc, "op %s (%s): launch", op, r->variant ? r->variant : "");
+    else
+        cuda_fail(&r->err, (cudaError_t)rc, "op %s (%s): launch", op, r->variant ? r->variant : "");
 }
 
 static int cuda_alloc(struct dl_ctx *c, int64_t bytes, void **p, struct dl_err *e)

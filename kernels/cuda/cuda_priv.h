@@ -26,8 +26,8 @@ struct dl_ctx {
     char text[160]; /* cuda_describe */
     char name[96];  /* device name without blanks, for file names */
     cudaStream_t stream;
-    int32_t *step;    /* device: the step index that kernels read */
-    int32_t step_now; /* its value once the stream is done; -1: not known */
+    int32_t *step;            /* device: the step index that kernels read */
+    int32_t step_now;         /* its value once the stream is done; -1: not known */
     void *stage[CUDA_STAGES]; /* pinned [CUDA_STAGE_BYTES] */
     cudaEvent_t stage_done[CUDA_STAGES];
     bool capturing;

@@ -17,15 +17,15 @@ extern "C" {
 struct CUstream_st;
 
 struct cuda_igemm_args {
-    dl_act x, y;     /* f32, f16, bf16, any pitch; y may be of another type */
-    const void *w;   /* [out][k][k][in] in x's type; [2 out][in] with glu */
+    dl_act x, y;   /* f32, f16, bf16, any pitch; y may be of another type */
+    const void *w; /* [out][k][k][in] in x's type; [2 out][in] with glu */
     int32_t k, stride;
-    bool up;         /* x is enlarged to y's h and w */
+    bool up;           /* x is enlarged to y's h and w */
     const float *bias; /* [out], [2 out] with glu, or NULL */
-    int32_t fn;      /* enum dl_fn */
-    bool glu;        /* k = 1 only */
+    int32_t fn;        /* enum dl_fn */
+    bool glu;          /* k = 1 only */
     dl_vec add, gate;
-    dl_act res;      /* may be y */
+    dl_act res; /* may be y */
     float scale;
     const int32_t *step;
 };

@@ -155,7 +155,7 @@ struct cuda_sched_step_args {
     dl_act eps;
     const int32_t *u_row, *c_row; /* [latent.n]; u_row NULL: no guidance */
     float guidance;
-    dl_act latent, history; /* f32 */
+    dl_act latent, history;         /* f32 */
     float threshold, threshold_max; /* the table's; 0: none */
     float *quantile;                /* [latent.n] scratch, with a threshold */
 };

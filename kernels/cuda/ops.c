@@ -124,8 +124,12 @@ static void op_sched_in(struct dl_run *r, const struct dl_sched_in *a)
 
 static void op_sched_step(struct dl_run *r, const struct dl_sched_step *a)
 {
-    struct cuda_sched_step_args g = {.eps = a->eps, .guidance = a->guidance, .latent = a->latent, .history = a->history,
-                                     .threshold = a->table->threshold, .threshold_max = a->table->threshold_max};
+    struct cuda_sched_step_args g = {.eps = a->eps,
+                                     .guidance = a->guidance,
+                                     .latent = a->latent,
+                                     .history = a->history,
+                                     .threshold = a->table->threshold,
+                                     .threshold_max = a->table->threshold_max};
     struct dl_mark m = dl_arena_mark(&r->arena);
     r->variant = "hand-written";
     if (g.threshold != 0) g.quantile = dl_arena_hi(&r->arena, (int64_t)a->latent.n * 4);

@@ -66,16 +66,15 @@ static inline void copy_folder(const char *from, const char *to)
         if (snprintf(a, sizeof a, "%s/%s", from, f->d_name) >= CLI_PATH) fail_msg("path too long");
         if (snprintf(b, sizeof b, "%s/%s", to, f->d_name) >= CLI_PATH) fail_msg("path too long");
         assert_int_equal(stat(a, &st), 0);
-        if (S_ISDIR(st.st_mode)) copy_folder(a, b);
-        else copy_file(a, b);
+        if (S_ISDIR(st.st_mode))
+            copy_folder(a, b);
+        else
+            copy_file(a, b);
     }
     closedir(d);
 }
 
-static inline bool exists(const char *path)
-{
-    return access(path, F_OK) == 0;
-}
+static inline bool exists(const char *path) { return access(path, F_OK) == 0; }
 
 /* Runs argv, which must be refused with `status` and with `text` in the one line. */
 static inline void refused(const char *where, int line, int status, const char *text, const char *const *argv)

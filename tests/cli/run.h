@@ -76,12 +76,12 @@ static inline void run_argv(struct ran *r, const char *folder, const char *const
 #define run_dlens(r, folder, ...) run_argv(r, folder, (const char *const[]){DLENS_BINARY, __VA_ARGS__, NULL})
 
 /* Runs dlens, which must succeed; nothing is kept. */
-#define run_well(folder, ...)                                                                               \
-    do {                                                                                                    \
-        struct ran run_r;                                                                                   \
-        run_dlens(&run_r, folder, __VA_ARGS__);                                                             \
-        if (run_r.status != 0) fail_msg("%s:%d: exit status %d: %s", __FILE__, __LINE__, run_r.status, run_r.err); \
-        run_free(&run_r);                                                                                   \
+#define run_well(folder, ...)                                                                                          \
+    do {                                                                                                               \
+        struct ran run_r;                                                                                              \
+        run_dlens(&run_r, folder, __VA_ARGS__);                                                                        \
+        if (run_r.status != 0) fail_msg("%s:%d: exit status %d: %s", __FILE__, __LINE__, run_r.status, run_r.err);     \
+        run_free(&run_r);                                                                                              \
     } while (0)
 
 #endif

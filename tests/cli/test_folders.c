@@ -10,10 +10,10 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#define must(call)                                             \
-    do {                                                       \
-        struct dl_err must_e = {0}, *e = &must_e;              \
-        if ((call) < 0) fail_msg("%s: %s", #call, must_e.msg); \
+#define must(call)                                                                                                     \
+    do {                                                                                                               \
+        struct dl_err must_e = {0}, *e = &must_e;                                                                      \
+        if ((call) < 0) fail_msg("%s: %s", #call, must_e.msg);                                                         \
     } while (0)
 
 /* How many pictures a folder has. */

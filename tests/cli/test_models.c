@@ -4,10 +4,10 @@
 
 #include "loaders/st_write.h"
 
-#define must(call)                                             \
-    do {                                                       \
-        struct dl_err must_e = {0}, *e = &must_e;              \
-        if ((call) < 0) fail_msg("%s: %s", #call, must_e.msg); \
+#define must(call)                                                                                                     \
+    do {                                                                                                               \
+        struct dl_err must_e = {0}, *e = &must_e;                                                                      \
+        if ((call) < 0) fail_msg("%s: %s", #call, must_e.msg);                                                         \
     } while (0)
 
 #define CLIP "text_encoder/model.safetensors"

@@ -33,7 +33,8 @@ static json_t *sweep_of(const char *name, const char *bytes)
 static void test_lines(void **state)
 {
     (void)state;
-    json_t *p = sweep_of("lines", "\xef\xbb\xbf" "A house\r\n\r\n   \n\tthe ocean \r\nA house\nlast");
+    json_t *p = sweep_of("lines", "\xef\xbb\xbf"
+                                  "A house\r\n\r\n   \n\tthe ocean \r\nA house\nlast");
     assert_int_equal(json_array_size(p), 4); /* blank lines are none; the same prompt twice is two */
     assert_string_equal(text_at(p, 0, "text"), "A house");
     assert_string_equal(text_at(p, 1, "text"), "\tthe ocean ");
@@ -201,8 +202,8 @@ static void test_tokens(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lines),    cmocka_unit_test(test_json_lines), cmocka_unit_test(test_seeds),
-        cmocka_unit_test(test_bad_files), cmocka_unit_test(test_extremes),  cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_lines),     cmocka_unit_test(test_json_lines), cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_bad_files), cmocka_unit_test(test_extremes),   cmocka_unit_test(test_tokens),
     };
     return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
 }

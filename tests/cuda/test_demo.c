@@ -91,10 +91,7 @@ static struct result make(struct device d, int type, bool eager)
     return r;
 }
 
-static void result_close(struct result *r)
-{
-    free(r->latent), free(r->rgb), free(r->hidden);
-}
+static void result_close(struct result *r) { free(r->latent), free(r->rgb), free(r->hidden); }
 
 /* |a - b| / |b|; NaN stays NaN. */
 static double distance(const float *a, const float *b, int64_t n)

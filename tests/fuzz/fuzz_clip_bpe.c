@@ -1,8 +1,8 @@
 /* Fuzz target of the CLIP tokenizer. The first byte chooses what the rest is.
- * Even: five files (vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json, added_tokens.json) separated
- * by 0xff bytes, empty ones being absent; a tokenizer that they make then runs on a fixed text.
- * Odd: a text for a small built-in vocabulary, whose pad token is "!".
- * Seeds: tests/fuzz/corpus/clip_bpe. What must hold: no crash; ids in range; lists of the right length. */
+ * Even: five files (vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json, added_tokens.json)
+ * separated by 0xff bytes, empty ones being absent; a tokenizer that they make then runs on a fixed text. Odd: a text
+ * for a small built-in vocabulary, whose pad token is "!". Seeds: tests/fuzz/corpus/clip_bpe. What must hold: no crash;
+ * ids in range; lists of the right length. */
 #include "loaders/clip_bpe.h"
 
 #include <stdint.h>

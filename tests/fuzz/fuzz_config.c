@@ -9,7 +9,8 @@
         if (!(x)) abort();                                                                                             \
     } while (0)
 
-static void try_key(struct cfg *c, const char *key) {
+static void try_key(struct cfg *c, const char *key)
+{
     static const char *const names[] = {"silu", "gelu"};
     int64_t v[4], one = cfg_int(c, key, CFG_REQUIRED, 3, 6);
     double d[4], real = cfg_float(c, key, CFG_REQUIRED_F, -0.5, 0.5);
@@ -38,7 +39,8 @@ static void try_key(struct cfg *c, const char *key) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
     struct cfg *c;
     struct dl_err e = {0};
     if (cfg_open_memory(&c, data, n, "fuzz", &e)) {

@@ -11,7 +11,8 @@
         if (!(x)) abort();                                                                                             \
     } while (0)
 
-static void try_bind(const struct st_set *s) {
+static void try_bind(const struct st_set *s)
+{
     struct bind b;
     struct dl_wset set = {0};
     struct dl_w w[3];
@@ -31,7 +32,8 @@ static void try_bind(const struct st_set *s) {
     dl_wset_close(&set);
 }
 
-static void try_file(const uint8_t *p, int64_t n) {
+static void try_file(const uint8_t *p, int64_t n)
+{
     struct st_file *f;
     struct st_set *s;
     struct dl_err e = {0};
@@ -65,7 +67,8 @@ static void try_file(const uint8_t *p, int64_t n) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
     try_file(data, (int64_t)n);
     /* Header and data, divided by a 0. */
     const uint8_t *end = memchr(data, 0, n);

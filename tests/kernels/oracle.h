@@ -64,7 +64,8 @@ UNUSED static int rig_open(void **state)
     rig.seed = 1;
 #ifdef RIG_CUDA
     rig_cuda_open(&rig.be[DEFAULT], &rig.ctx[DEFAULT]);
-    return cpu_open(&rig.be[REFERENCE], &rig.ctx[REFERENCE], &(struct dl_cpu_opts){.threads = 2, .reference_only = true}, &e);
+    return cpu_open(&rig.be[REFERENCE], &rig.ctx[REFERENCE],
+                    &(struct dl_cpu_opts){.threads = 2, .reference_only = true}, &e);
 #endif
     for (int i = 0; i < TABLES; i++) {
         struct dl_cpu_opts o = {.threads = 2, .reference_only = i == REFERENCE};

@@ -124,7 +124,8 @@ static void cases_hold(void **state)
 static void by_hand(void **state)
 {
     (void)state;
-    float *q = t_copy((float[16]){1}, 64), *k = t_copy((float[16]){0}, 64), *v = t_copy((float[16]){0}, 64), *y = t_mem(64);
+    float *q = t_copy((float[16]){1}, 64), *k = t_copy((float[16]){0}, 64), *v = t_copy((float[16]){0}, 64),
+          *y = t_mem(64);
     k[0] = logf(3), v[0] = 4, v[8] = 8;
     struct dl_attn a = {.q = dl_act_at(q, DL_F32, 1, 1, 2, 8), .k = dl_act_at(k, DL_F32, 1, 1, 2, 8), .heads = 1};
     a.v = dl_act_at(v, DL_F32, 1, 1, 2, 8), a.y = dl_act_at(y, DL_F32, 1, 1, 2, 8), a.scale = 1;

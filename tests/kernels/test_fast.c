@@ -157,10 +157,7 @@ static double relative(dl_act a, dl_act b)
     return sqrt(d / n);
 }
 
-static void call_attn(struct dl_run *r, void *arg)
-{
-    dl_op_attn(r, *(struct dl_attn *)arg);
-}
+static void call_attn(struct dl_run *r, void *arg) { dl_op_attn(r, *(struct dl_attn *)arg); }
 
 /* More queries and keys than any block holds, with a remainder, against the reference. */
 static void long_attention(void **state)

@@ -80,8 +80,8 @@ static void norm_case(const struct norm_case *k, int table)
                 struct moments m = moments(x, i, 0, pixels, c / size * size, size, 1e-6);
                 double s = k->shift ? t_vec_at(j.g.scale, step, i, c) : 0;
                 double d = k->shift ? t_vec_at(j.g.shift, step, i, c) : 0;
-                struct val v = affine(t_at(x, i, p, c), &m, false, t_w_at(j.g.gamma, c, k->t),
-                                      t_w_at(j.g.beta, c, k->t), s, d);
+                struct val v =
+                    affine(t_at(x, i, p, c), &m, false, t_w_at(j.g.gamma, c, k->t), t_w_at(j.g.beta, c, k->t), s, d);
                 *w++ = t_fn(k->fn, v);
             }
     dl_act x0 = t_act(k->t, k->n, k->h, k->w, k->c, k->pad);

@@ -18,7 +18,8 @@
     } while (0)
 
 /* The picture of prompt, seed, k in a sweep's folder; dl_png_close. */
-static inline struct dl_png images_png(const char *dir, int prompt, uint64_t seed, int k) {
+static inline struct dl_png images_png(const char *dir, int prompt, uint64_t seed, int k)
+{
     char name[NAMES_MAX], path[FOLDER_PATH + 200];
     struct dl_png p = {0};
     names_image(name, "images", prompt, seed, k);
@@ -28,7 +29,8 @@ static inline struct dl_png images_png(const char *dir, int prompt, uint64_t see
 }
 
 /* latents.safetensors of a sweep's folder; st_close. */
-static inline struct st_file *images_latents(const char *dir) {
+static inline struct st_file *images_latents(const char *dir)
+{
     char path[FOLDER_PATH + 200];
     struct st_file *f = NULL;
     snprintf(path, sizeof path, "%s/latents.safetensors", dir);
@@ -36,7 +38,8 @@ static inline struct st_file *images_latents(const char *dir) {
     return f;
 }
 
-static inline const struct st_tensor *images_latent(const struct st_file *f, int prompt, uint64_t seed, int k) {
+static inline const struct st_tensor *images_latent(const struct st_file *f, int prompt, uint64_t seed, int k)
+{
     char key[NAMES_MAX];
     names_latent(key, prompt, seed, k);
     const struct st_tensor *t = st_find(f, key);
@@ -45,7 +48,8 @@ static inline const struct st_tensor *images_latent(const struct st_file *f, int
 }
 
 /* Relative L2 error of x against y [n]. */
-static inline double images_error(const float *x, const float *y, int64_t n) {
+static inline double images_error(const float *x, const float *y, int64_t n)
+{
     double diff = 0, sum = 0;
     for (int64_t i = 0; i < n; i++) {
         double d = (double)x[i] - y[i];

@@ -37,10 +37,7 @@ static inline struct machine machine_open(bool reference)
     return m;
 }
 
-static inline void machine_close(struct machine *m)
-{
-    m->be->close(m->ctx);
-}
+static inline void machine_close(struct machine *m) { m->be->close(m->ctx); }
 
 /* Backend memory, released by net_free. */
 static inline void *net_alloc(const struct machine *m, int64_t bytes)
@@ -50,10 +47,7 @@ static inline void *net_alloc(const struct machine *m, int64_t bytes)
     return p;
 }
 
-static inline void net_free(const struct machine *m, void *p)
-{
-    m->be->free(m->ctx, p);
-}
+static inline void net_free(const struct machine *m, void *p) { m->be->free(m->ctx, p); }
 
 /* Numbers in backend memory as type t, and a whole activation as f32 (to be freed). */
 static inline void *net_put(const struct machine *m, int t, const float *x, int64_t n)

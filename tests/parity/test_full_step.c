@@ -10,7 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *folder_or_skip(void) {
+static const char *folder_or_skip(void)
+{
     const char *dir = getenv("DLENS_FULL_DIR");
     if (dir && *dir) return dir;
     print_message("skipped: DLENS_FULL_DIR is not set; it names a folder for the full-size checkpoint, 4.3 GB\n");
@@ -19,7 +20,8 @@ static const char *folder_or_skip(void) {
 }
 
 /* The reference's noise(): a 32-bit hash of salt and place as numbers in [-2, 2). */
-static float *noise(uint32_t salt, int64_t n) {
+static float *noise(uint32_t salt, int64_t n)
+{
     float *out = malloc((size_t)n * sizeof *out);
     assert_non_null(out);
     for (int64_t i = 0; i < n; i++) {
@@ -40,14 +42,16 @@ struct job {
     float *table, t;
 };
 
-static void phase(struct dl_run *r, void *arg) {
+static void phase(struct dl_run *r, void *arg)
+{
     struct job *j = arg;
     unet_text(r, j->u, j->text, j->kv);
     unet_steps(r, j->u, &j->t, 1, j->table);
     unet_step(r, j->u, j->x, &j->rows, j->y);
 }
 
-static void test_full_step(void **state) {
+static void test_full_step(void **state)
+{
     (void)state;
     char folder[1000], path[1100];
     snprintf(folder, sizeof folder, "%s/sd15", folder_or_skip());
@@ -111,7 +115,8 @@ static void test_full_step(void **state) {
     st_close(ref);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_full_step)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,7 +22,8 @@ struct lines {
     int n;
 };
 
-static void add(void *user, const char *name, const int64_t *dim, int nd, enum bind_role role) {
+static void add(void *user, const char *name, const int64_t *dim, int nd, enum bind_role role)
+{
     struct lines *l = user;
     (void)role;
     assert_true(l->n < MAX);
@@ -32,12 +33,11 @@ static void add(void *user, const char *name, const int64_t *dim, int nd, enum b
     l->n++;
 }
 
-static int order(const void *a, const void *b) {
-    return strcmp(a, b);
-}
+static int order(const void *a, const void *b) { return strcmp(a, b); }
 
 /* The published VAEs have the old names of the middle's attention; list mode gives the new ones. */
-static void rename_old(char *line) {
+static void rename_old(char *line)
+{
     static const char *const names[][2] = {
         {"query", "to_q"}, {"key", "to_k"}, {"value", "to_v"}, {"proj_attn", "to_out.0"}};
     for (int i = 0; i < 4; i++) {
@@ -50,7 +50,8 @@ static void rename_old(char *line) {
     }
 }
 
-static struct lines published(const char *model, const char *part) {
+static struct lines published(const char *model, const char *part)
+{
     char path[600];
     struct lines l = {.line = calloc(MAX, LINE)};
     assert_non_null(l.line);
@@ -66,7 +67,8 @@ static struct lines published(const char *model, const char *part) {
     return l;
 }
 
-static struct lines listed(const char *model, const char *part) {
+static struct lines listed(const char *model, const char *part)
+{
     char path[600];
     struct lines l = {.line = calloc(MAX, LINE)};
     struct dl_err e = {0};
@@ -100,7 +102,8 @@ static struct lines listed(const char *model, const char *part) {
     return l;
 }
 
-static void test_lists(void **state) {
+static void test_lists(void **state)
+{
     (void)state;
     static const char *const models[] = {"stable-diffusion-v1-5", "stable-diffusion-2-1", "stable-diffusion-2-1-base"};
     static const char *const parts[] = {"text_encoder", "unet", "vae"};
@@ -122,7 +125,8 @@ static void test_lists(void **state) {
         }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_lists)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

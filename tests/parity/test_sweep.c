@@ -14,7 +14,8 @@ static const double latent_limit = 5e-5;
 
 static char root[FOLDER_PATH];
 
-static int make_checkpoints(void **state) {
+static int make_checkpoints(void **state)
+{
     (void)state;
     if (folder_make(root) < 0) return -1;
     for (int i = 0; i < MODELS; i++) {
@@ -25,7 +26,8 @@ static int make_checkpoints(void **state) {
     return 0;
 }
 
-static int remove_checkpoints(void **state) {
+static int remove_checkpoints(void **state)
+{
     (void)state;
     folder_remove(root);
     return 0;
@@ -49,7 +51,8 @@ static const struct sweep_case cases[] = {
     {"slivers", "2", {"--size", "96x64", "--vae-tile", "20", NULL}}, /* a last row of tiles one latent pixel high */
 };
 
-static struct st_file *open_reference(int model) {
+static struct st_file *open_reference(int model)
+{
     char path[1024];
     struct st_file *f = NULL;
     snprintf(path, sizeof path, DLENS_SOURCE_DIR "/tests/parity/data/sweep_%s.safetensors", models[model]);
@@ -58,7 +61,8 @@ static struct st_file *open_reference(int model) {
 }
 
 /* Sweeps into root/MODEL-NAME, whose path is put in dir. */
-static void sweep(int model, const struct sweep_case *c, const char *dtype, char dir[FOLDER_PATH + 40]) {
+static void sweep(int model, const struct sweep_case *c, const char *dtype, char dir[FOLDER_PATH + 40])
+{
     char folder[FOLDER_PATH + 16];
     snprintf(folder, sizeof folder, "%s/%s", root, models[model]);
     snprintf(dir, FOLDER_PATH + 40, "%s-%s-%s", folder, c->name, dtype);
@@ -75,14 +79,16 @@ static void sweep(int model, const struct sweep_case *c, const char *dtype, char
     run_free(&r);
 }
 
-static const struct st_tensor *reference(const struct st_file *f, const char *name, const char *k, const char *what) {
+static const struct st_tensor *reference(const struct st_file *f, const char *name, const char *k, const char *what)
+{
     char key[128];
     snprintf(key, sizeof key, "%s.%s.%s", name, k, what);
     return st_find(f, key);
 }
 
 /* One picture and its latent in dir against the reference NAME.K; the number of faults. */
-static int compare(const struct st_file *ref, const char *name, const char *k_name, const char *dir, int k) {
+static int compare(const struct st_file *ref, const char *name, const char *k_name, const char *dir, int k)
+{
     const struct st_tensor *want = reference(ref, name, k_name, "latents"),
                            *want_rgb = reference(ref, name, k_name, "image");
     assert_non_null(want);
@@ -111,7 +117,8 @@ static int compare(const struct st_file *ref, const char *name, const char *k_na
     return over;
 }
 
-static void test_f32(void **state) {
+static void test_f32(void **state)
+{
     (void)state;
     int over = 0;
     for (int m = 0; m < MODELS; m++) {
@@ -137,7 +144,8 @@ static void test_f32(void **state) {
     assert_int_equal(over, 0);
 }
 
-static bool has_bf16(void) {
+static bool has_bf16(void)
+{
     const struct dl_backend *be;
     struct dl_ctx *ctx;
     must(cpu_open(&be, &ctx, &(struct dl_cpu_opts){.threads = 1}, e));
@@ -146,7 +154,8 @@ static bool has_bf16(void) {
     return yes;
 }
 
-static void test_bf16(void **state) {
+static void test_bf16(void **state)
+{
     (void)state;
     if (!has_bf16()) {
         print_message("skipped: this CPU has no bf16 arithmetic\n");
@@ -179,7 +188,8 @@ static void test_bf16(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16)};
     return cmocka_run_group_tests(tests, make_checkpoints, remove_checkpoints);
 }

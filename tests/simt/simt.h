@@ -34,11 +34,11 @@ extern "C" {
 
 /* ---- for tests ---- */
 
-extern uint64_t simt_seed;          /* order of threads; every launch draws from it */
-const char *simt_report(void);      /* of the last launch; "" when nothing was wrong */
-void *simt_alloc(int64_t bytes);    /* registered global memory, all bytes 0xff, at an address of 16 n */
+extern uint64_t simt_seed;       /* order of threads; every launch draws from it */
+const char *simt_report(void);   /* of the last launch; "" when nothing was wrong */
+void *simt_alloc(int64_t bytes); /* registered global memory, all bytes 0xff, at an address of 16 n */
 void simt_free_all(void);
-int simt_launches(void);            /* launches since the start */
+int simt_launches(void); /* launches since the start */
 
 /* ---- CUDA's words ---- */
 
@@ -56,10 +56,18 @@ struct dim3 {
     dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
@@ -74,7 +82,8 @@ struct dl_bf16 {
     uint16_t bits;
 };
 
-namespace simt {
+namespace simt
+{
 
 struct thread_id {
     dim3 tid, bid, bdim, gdim;
@@ -84,7 +93,8 @@ extern thread_id *self; /* the thread that runs */
 int launch(const char *name, dim3 grid, dim3 block, size_t smem, void (*call)(void *), void *arg);
 template <class F> int launch(const char *name, dim3 grid, dim3 block, size_t smem, cudaStream_t, F f)
 {
-    return launch(name, grid, block, smem, [](void *p) { (*static_cast<F *>(p))(); }, &f);
+    return launch(
+        name, grid, block, smem, [](void *p) { (*static_cast<F *>(p))(); }, &f);
 }
 
 enum access { READ, WRITE, ATOMIC };

@@ -7,7 +7,8 @@
 
 #include <vector>
 
-namespace simt {
+namespace simt
+{
 
 struct copy_job {
     uint8_t *dst;

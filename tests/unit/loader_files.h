@@ -17,24 +17,28 @@
 
 static char scratch[64]; /* this test's own folder */
 
-static int scratch_open(void **state) {
+static int scratch_open(void **state)
+{
     (void)state;
     snprintf(scratch, sizeof scratch, "/tmp/dlens-test-XXXXXX");
     return mkdtemp(scratch) ? 0 : -1;
 }
 
-static int remove_one(const char *path, const struct stat *s, int kind, struct FTW *at) {
+static int remove_one(const char *path, const struct stat *s, int kind, struct FTW *at)
+{
     (void)s, (void)kind, (void)at;
     return remove(path);
 }
 
-static int scratch_close(void **state) {
+static int scratch_close(void **state)
+{
     (void)state;
     return nftw(scratch, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 /* scratch/name; valid until the fourth call after. */
-static inline const char *at(const char *name) {
+static inline const char *at(const char *name)
+{
     static char buf[4][512];
     static int i;
     i = (i + 1) % 4;
@@ -43,7 +47,8 @@ static inline const char *at(const char *name) {
 }
 
 /* Writes a file in the scratch folder, making the folders that its name needs. */
-static inline void put_bytes(const char *name, const void *data, size_t n) {
+static inline void put_bytes(const char *name, const void *data, size_t n)
+{
     char path[512];
     snprintf(path, sizeof path, "%s", at(name));
     for (char *p = path + strlen(scratch) + 1; (p = strchr(p, '/')); p++) {
@@ -57,12 +62,11 @@ static inline void put_bytes(const char *name, const void *data, size_t n) {
     assert_int_equal(fclose(f), 0);
 }
 
-static inline void put_text(const char *name, const char *text) {
-    put_bytes(name, text, strlen(text));
-}
+static inline void put_text(const char *name, const char *text) { put_bytes(name, text, strlen(text)); }
 
 /* A safetensors file made of a header as it stands and n bytes of data counting up; to be freed. */
-static inline uint8_t *st_bytes(const char *header, size_t n, size_t *total) {
+static inline uint8_t *st_bytes(const char *header, size_t n, size_t *total)
+{
     size_t len = strlen(header);
     uint8_t *p = malloc(8 + len + n);
     assert_non_null(p);
@@ -73,7 +77,8 @@ static inline uint8_t *st_bytes(const char *header, size_t n, size_t *total) {
     return p;
 }
 
-static inline void put_st(const char *name, const char *header, size_t n) {
+static inline void put_st(const char *name, const char *header, size_t n)
+{
     size_t total;
     uint8_t *p = st_bytes(header, n, &total);
     put_bytes(name, p, total);
@@ -81,7 +86,8 @@ static inline void put_st(const char *name, const char *header, size_t n) {
 }
 
 /* The message has every one of the words, up to a NULL. */
-static inline void assert_says(const char *msg, const char *word, ...) {
+static inline void assert_says(const char *msg, const char *word, ...)
+{
     va_list ap;
     va_start(ap, word);
     for (; word; word = va_arg(ap, const char *))

@@ -88,7 +88,10 @@ static void dry(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(both_ends), cmocka_unit_test(marks), cmocka_unit_test(full), cmocka_unit_test(dry),
+        cmocka_unit_test(both_ends),
+        cmocka_unit_test(marks),
+        cmocka_unit_test(full),
+        cmocka_unit_test(dry),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,8 @@
 
 static uint8_t *bytes; /* behind the set opened last */
 
-static struct st_set *open_set(const char *header, size_t data) {
+static struct st_set *open_set(const char *header, size_t data)
+{
     size_t n;
     struct st_file *f;
     struct st_set *s;
@@ -18,7 +19,8 @@ static struct st_set *open_set(const char *header, size_t data) {
     return s;
 }
 
-static void close_set(struct st_set *s) {
+static void close_set(struct st_set *s)
+{
     st_set_close(s);
     free(bytes);
 }
@@ -34,7 +36,8 @@ struct net {
     struct dl_w fc, fc_b, norm, norm_b, conv, qkv;
 };
 
-static void describe(struct bind *b, struct net *m) {
+static void describe(struct bind *b, struct net *m)
+{
     bind_in(b, "%s", "net");
     bind_in(b, "%d", 0);
     bind_linear(b, &m->fc, &m->fc_b, "fc", 2, 3);
@@ -48,7 +51,8 @@ static void describe(struct bind *b, struct net *m) {
     bind_skip(b, BIND_BIAS, "vae.enc", 1, (const int64_t[]){1});
 }
 
-static void test_good(void **state) {
+static void test_good(void **state)
+{
     (void)state;
     struct st_set *s = open_set(good, 112);
     struct bind b;
@@ -98,14 +102,16 @@ struct listing {
     char last[400];
 };
 
-static void list_one(void *user, const char *name, const int64_t *dim, int nd, enum bind_role role) {
+static void list_one(void *user, const char *name, const int64_t *dim, int nd, enum bind_role role)
+{
     struct listing *l = user;
     char shape[100];
     size_t n = strlen(l->text);
     snprintf(l->text + n, sizeof l->text - n, "%s %s %d\n", name, st_shape(shape, sizeof shape, nd, dim), (int)role);
 }
 
-static void test_list(void **state) {
+static void test_list(void **state)
+{
     (void)state;
     struct bind b;
     struct net m;
@@ -122,14 +128,16 @@ static void test_list(void **state) {
     assert_int_equal(m.qkv.dim[0], 4);
 }
 
-static void report(void *user, enum bind_fault fault, const char *name, const char *text) {
+static void report(void *user, enum bind_fault fault, const char *name, const char *text)
+{
     struct listing *l = user;
     l->faults[fault]++;
     snprintf(l->last, sizeof l->last, "%s %s", name, text);
 }
 
 /* One bad header each: what bind_close says. */
-static void test_faults(void **state) {
+static void test_faults(void **state)
+{
     (void)state;
     static const struct {
         const char *header;
@@ -179,7 +187,8 @@ static void test_faults(void **state) {
 }
 
 /* Several faults: all counted, the first of each kind named, each reported. A stack with a hole is not bound. */
-static void test_many_faults(void **state) {
+static void test_many_faults(void **state)
+{
     (void)state;
     struct st_set *s = open_set("{\"q\":" T("F32", "[1,2]", 0, 8) ",\"v\":" T("F32", "[2,2]", 8, 24) //
                                 ",\"x1\":" T("U8", "[1]", 24, 25) ",\"x2\":" T("U8", "[1]", 25, 26) "}",
@@ -207,7 +216,8 @@ static void test_many_faults(void **state) {
 }
 
 /* 1x1 convolutions and matrices stand for each other, alone and in a stack. */
-static void test_one_by_one(void **state) {
+static void test_one_by_one(void **state)
+{
     (void)state;
     struct st_set *s = open_set("{\"a\":" T("F32", "[2,3,1,1]", 0, 24) ",\"b\":" T("F32", "[2,3]", 24, 48) //
                                 ",\"c\":" T("F16", "[1,3,1,1]", 48, 54) "}",
@@ -233,7 +243,8 @@ static void test_one_by_one(void **state) {
     close_set(s);
 }
 
-static void test_mapped(void **state) {
+static void test_mapped(void **state)
+{
     (void)state;
     struct st_set *s;
     struct bind b;
@@ -251,7 +262,8 @@ static void test_mapped(void **state) {
 }
 
 /* Names that do not fit are one clear error, and the scopes still close. */
-static void test_long_names(void **state) {
+static void test_long_names(void **state)
+{
     (void)state;
     struct bind b;
     struct dl_w w;
@@ -282,7 +294,8 @@ static void test_long_names(void **state) {
     assert_says(e.msg, "too long", NULL);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good),       cmocka_unit_test(test_list),
         cmocka_unit_test(test_faults),     cmocka_unit_test(test_many_faults),

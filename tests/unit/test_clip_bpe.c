@@ -75,9 +75,9 @@ static bool gives(const struct clip_bpe *b, const char *s, size_t bytes, enum te
     int n = (int)json_array_size(want);
     bool good = t.n_ids == len && t.ids[0] == clip_bpe_bos_id(b) && t.n_pieces == n + 2;
     for (int i = 0; good && i < len - 1; i++) {
-        int expect = i < n  ? (int)json_integer_value(json_array_get(want, (size_t)i))
-                   : i == n ? clip_bpe_eos_id(b)
-                            : clip_bpe_pad_id(b);
+        int expect = i < n    ? (int)json_integer_value(json_array_get(want, (size_t)i))
+                     : i == n ? clip_bpe_eos_id(b)
+                              : clip_bpe_pad_id(b);
         if (t.ids[i + 1] != expect) {
             print_error("%s: id %d is %d, expected %d\n", what, i + 1, t.ids[i + 1], expect);
             good = false;

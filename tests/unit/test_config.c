@@ -3,7 +3,8 @@
 #include "loaders/config.h"
 #include "loader_files.h"
 
-static struct cfg *open_text(const char *json) {
+static struct cfg *open_text(const char *json)
+{
     struct cfg *c;
     struct dl_err e = {0};
     if (cfg_open_memory(&c, json, strlen(json), "c.json", &e)) fail_msg("%s", e.msg);
@@ -17,7 +18,8 @@ static const char all[] =
     "[true, false],"
     " \"obj\": {\"a\": 1}, \"empty\": [], \"pair\": [\"diffusers\", \"UNet\"], \"nulls\": [null, null]}";
 
-static void test_values(void **state) {
+static void test_values(void **state)
+{
     (void)state;
     struct cfg *c = open_text(all);
     assert_int_equal(cfg_int(c, "int", CFG_REQUIRED, 1, 7), 7);
@@ -114,7 +116,8 @@ static const struct {
     {SPREAD_BOOLS, "ints", "value 0 is 5", "true or false"},
 };
 
-static void test_faults(void **state) {
+static void test_faults(void **state)
+{
     (void)state;
     static const char *const acts[] = {"silu", "mish"};
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
@@ -152,7 +155,8 @@ static void test_faults(void **state) {
     }
 }
 
-static void test_first_error_stands(void **state) {
+static void test_first_error_stands(void **state)
+{
     (void)state;
     struct cfg *c = open_text(all);
     struct dl_err e = {0};
@@ -172,7 +176,8 @@ static void test_first_error_stands(void **state) {
     cfg_close(c);
 }
 
-static void test_bad_text(void **state) {
+static void test_bad_text(void **state)
+{
     (void)state;
     static const char *const bad[] = {"",
                                       "[]",
@@ -221,7 +226,8 @@ static void test_bad_text(void **state) {
     cfg_close(c);
 }
 
-static void test_files(void **state) {
+static void test_files(void **state)
+{
     (void)state;
     struct cfg *c;
     struct dl_err e = {0};
@@ -244,7 +250,8 @@ static void test_files(void **state) {
     assert_says(e.msg, "huge.json", "67108865 bytes", NULL);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_faults),

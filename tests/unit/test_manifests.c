@@ -12,7 +12,8 @@ static const char *const parts[] = {"text_encoder", "unet", "vae"};
 
 /* Makes scratch/net/model.safetensors from a manifest's lines (name, tab, comma-separated shape), all f16. Line
  * `renamed` gets another name; the old one goes to was. Returns the number of tensors. */
-static int make_file(const char *manifest, int renamed, char *was, size_t cap) {
+static int make_file(const char *manifest, int renamed, char *was, size_t cap)
+{
     char line[400];
     size_t room = 1 << 20, n = 0;
     int64_t offset = 0;
@@ -47,7 +48,8 @@ static int make_file(const char *manifest, int renamed, char *was, size_t cap) {
 }
 
 /* Reads the part's config and binds scratch/net to it. Tensors bound as weights go to *bound. */
-static int bind_part(const char *model, const char *part, int *bound, struct dl_err *e) {
+static int bind_part(const char *model, const char *part, int *bound, struct dl_err *e)
+{
     char path[500];
     struct st_set *s;
     struct bind b;
@@ -89,7 +91,8 @@ static int bind_part(const char *model, const char *part, int *bound, struct dl_
     return rc;
 }
 
-static void test_published_names(void **state) {
+static void test_published_names(void **state)
+{
     (void)state;
     if (access(DLENS_SHARED "/manifests", F_OK)) {
         print_message("skipped: no %s/manifests\n", DLENS_SHARED);
@@ -116,7 +119,8 @@ static void test_published_names(void **state) {
         }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_published_names, scratch_open, scratch_close),
     };

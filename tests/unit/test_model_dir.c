@@ -11,7 +11,8 @@
 
 #define ST_A "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}"
 
-static void test_folder(void **state) {
+static void test_folder(void **state)
+{
     (void)state;
     struct model_dir m;
     struct dl_err e = {0};
@@ -78,7 +79,8 @@ static void test_folder(void **state) {
         assert_says(e_.msg, __VA_ARGS__, NULL);                                                                        \
     } while (0)
 
-static void test_other_things(void **state) {
+static void test_other_things(void **state)
+{
     (void)state;
     put_text("v1-5.safetensors", "x");
     assert_refused(at("v1-5.safetensors"), "v1-5.safetensors", "one file", "from_single_file");
@@ -102,7 +104,8 @@ static void test_other_things(void **state) {
     free(longest);
 }
 
-static void test_bad_index(void **state) {
+static void test_bad_index(void **state)
+{
     (void)state;
     put_text("m/model_index.json", "[1]");
     assert_refused(at("m"), "model_index.json", "a list of 1");
@@ -114,12 +117,14 @@ static void test_bad_index(void **state) {
     assert_refused(at("m"), "impossible name");
 }
 
-static void clear_env(void) {
+static void clear_env(void)
+{
     static const char *const names[] = {"HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME"};
     for (int i = 0; i < 4; i++) unsetenv(names[i]);
 }
 
-static void test_cache(void **state) {
+static void test_cache(void **state)
+{
     (void)state;
     struct model_dir m;
     struct dl_err e = {0};
@@ -171,7 +176,8 @@ static void test_cache(void **state) {
 }
 
 /* The real model_index.json files. */
-static void test_published(void **state) {
+static void test_published(void **state)
+{
     (void)state;
     static const struct {
         const char *name, *class_name, *unet;
@@ -207,7 +213,8 @@ static void test_published(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
 #define IN_SCRATCH(f) cmocka_unit_test_setup_teardown(f, scratch_open, scratch_close)
     const struct CMUnitTest tests[] = {
         IN_SCRATCH(test_folder), IN_SCRATCH(test_other_things),    IN_SCRATCH(test_bad_index),

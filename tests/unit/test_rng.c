@@ -12,24 +12,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t bits_of(float f) {
+static uint32_t bits_of(float f)
+{
     uint32_t u;
     memcpy(&u, &f, 4);
     return u;
 }
 
-static uint64_t fnv(const float *x, int64_t n) {
+static uint64_t fnv(const float *x, int64_t n)
+{
     uint64_t h = 0xcbf29ce484222325u;
     for (int64_t i = 0; i < n; i++)
         for (int b = 0; b < 32; b += 8) h = (h ^ ((bits_of(x[i]) >> b) & 0xff)) * 0x100000001b3u;
     return h;
 }
 
-static enum dl_type type_of(const char *name) {
+static enum dl_type type_of(const char *name)
+{
     return strcmp(name, "f32") == 0 ? DL_F32 : strcmp(name, "f16") == 0 ? DL_F16 : DL_BF16;
 }
 
-static void cpu_equals_torch(void **state) {
+static void cpu_equals_torch(void **state)
+{
     (void)state;
     FILE *f = fopen(DLENS_SOURCE_DIR "/tests/unit/data/rng_cpu.txt", "r");
     assert_non_null(f);
@@ -69,7 +73,8 @@ static void cpu_equals_torch(void **state) {
     assert_true(draws > 30);
 }
 
-static void philox_known_answers(void **state) {
+static void philox_known_answers(void **state)
+{
     (void)state;
     const uint32_t zero[4] = {0}, ones[4] = {~0u, ~0u, ~0u, ~0u};
     const uint32_t want0[4] = {0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u};
@@ -82,7 +87,8 @@ static void philox_known_answers(void **state) {
 }
 
 /* What torch printed on a GPU for torch.randn(12, device="cuda") and a second draw, seed 0. */
-static void cuda_published_draws(void **state) {
+static void cuda_published_draws(void **state)
+{
     (void)state;
     static const float first[12] = {-0.9247f, -0.4253f, -2.6438f, 0.1452f,  -0.1209f, -0.5797f,
                                     -0.6229f, -0.3284f, -1.0745f, -0.3631f, -1.6711f, 2.2655f};
@@ -98,7 +104,8 @@ static void cuda_published_draws(void **state) {
 }
 
 /* Element e of call number `offset / 4` + turn, from the definition, in double. */
-static double cuda_element(uint64_t seed, uint64_t offset, int64_t e, int64_t threads, double *s) {
+static double cuda_element(uint64_t seed, uint64_t offset, int64_t e, int64_t threads, double *s)
+{
     int64_t turn = e / (4 * threads), lane = e % (4 * threads) / threads, i = e % threads;
     uint64_t count = offset / 4 + (uint64_t)turn;
     const uint32_t ctr[4] = {(uint32_t)count, (uint32_t)(count >> 32), (uint32_t)i, 0};
@@ -111,7 +118,8 @@ static double cuda_element(uint64_t seed, uint64_t offset, int64_t e, int64_t th
     return *s * ((lane & 1) ? cos(v) : sin(v));
 }
 
-static void cuda_layout_and_bound(void **state) {
+static void cuda_layout_and_bound(void **state)
+{
     (void)state;
     static const struct {
         uint64_t seed;
@@ -151,7 +159,8 @@ static void cuda_layout_and_bound(void **state) {
     print_message("CUDA normals: %.0f %% of the stated bound\n", 100 * worst);
 }
 
-static void halves_are_rounded_draws(void **state) {
+static void halves_are_rounded_draws(void **state)
+{
     (void)state;
     enum { N = 1000 };
     float a[N], b[N];
@@ -171,7 +180,8 @@ static void halves_are_rounded_draws(void **state) {
     }
 }
 
-static void empty_draw_keeps_the_state(void **state) {
+static void empty_draw_keeps_the_state(void **state)
+{
     (void)state;
     for (int kind = RNG_TORCH_CPU; kind <= RNG_TORCH_CUDA; kind++) {
         struct dl_rng r, before;
@@ -184,7 +194,8 @@ static void empty_draw_keeps_the_state(void **state) {
 
 /* Blocks of 16 stand alone: a long draw begins like a short one, so a noise tensor's first row is the one-row tensor.
  */
-static void long_draws_begin_like_short_ones(void **state) {
+static void long_draws_begin_like_short_ones(void **state)
+{
     (void)state;
     float a[64], b[32];
     struct dl_rng r;
@@ -197,7 +208,8 @@ static void long_draws_begin_like_short_ones(void **state) {
     assert_memory_equal(a + 32, b, sizeof b);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cpu_equals_torch),
         cmocka_unit_test(philox_known_answers),

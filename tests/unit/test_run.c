@@ -163,15 +163,15 @@ static void not_loaded(void **state)
 }
 
 /* Each wrong call must be refused with words that name the fault. */
-#define REFUSES(words, call)                                                        \
-    do {                                                                            \
-        struct dl_run r;                                                            \
-        dl_run_open(&r, be, ctx, DL_F32);                                           \
-        if (!dry) dl_run_bind(&r, mem, sizeof mem);                                 \
-        call;                                                                       \
-        if (dl_run_ok(&r)) fail_msg("%d: not refused, want: %s", __LINE__, words);  \
-        if (!strstr(r.err.msg, words)) fail_msg("%d: %s", __LINE__, r.err.msg);     \
-        dl_run_close(&r);                                                           \
+#define REFUSES(words, call)                                                                                           \
+    do {                                                                                                               \
+        struct dl_run r;                                                                                               \
+        dl_run_open(&r, be, ctx, DL_F32);                                                                              \
+        if (!dry) dl_run_bind(&r, mem, sizeof mem);                                                                    \
+        call;                                                                                                          \
+        if (dl_run_ok(&r)) fail_msg("%d: not refused, want: %s", __LINE__, words);                                     \
+        if (!strstr(r.err.msg, words)) fail_msg("%d: %s", __LINE__, r.err.msg);                                        \
+        dl_run_close(&r);                                                                                              \
     } while (0)
 
 static void refusals(void **state)

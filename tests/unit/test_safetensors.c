@@ -12,7 +12,8 @@
 #define REF DLENS_SOURCE_DIR "/tests/unit/data/st_ref.safetensors"
 
 /* Every dtype of the reference file, with values. */
-static void test_reference_file(void **state) {
+static void test_reference_file(void **state)
+{
     (void)state;
     struct st_file *f;
     struct dl_err e = {0};
@@ -58,7 +59,8 @@ static void test_reference_file(void **state) {
     st_close(f);
 }
 
-static char *slurp(const char *path, size_t *n) {
+static char *slurp(const char *path, size_t *n)
+{
     FILE *f = fopen(path, "rb");
     assert_non_null(f);
     char *p = malloc(1 << 16);
@@ -68,7 +70,8 @@ static char *slurp(const char *path, size_t *n) {
     return p;
 }
 
-static void assert_same_file(const char *a, const char *b) {
+static void assert_same_file(const char *a, const char *b)
+{
     size_t n, m;
     char *p = slurp(a, &n), *q = slurp(b, &m);
     assert_int_equal(n, m);
@@ -77,7 +80,8 @@ static void assert_same_file(const char *a, const char *b) {
     free(q);
 }
 
-static int files_in_scratch(void) {
+static int files_in_scratch(void)
+{
     int n = 0;
     DIR *d = opendir(scratch);
     assert_non_null(d);
@@ -87,7 +91,8 @@ static int files_in_scratch(void) {
 }
 
 /* Writing what the reference file holds gives the reference file. */
-static void test_write_equals_reference(void **state) {
+static void test_write_equals_reference(void **state)
+{
     (void)state;
     struct st_file *f;
     struct dl_err e = {0};
@@ -110,7 +115,8 @@ static void test_write_equals_reference(void **state) {
     st_close(f);
 }
 
-static void test_write_errors(void **state) {
+static void test_write_errors(void **state)
+{
     (void)state;
     struct dl_err e = {0};
     struct st_writer *w;
@@ -229,7 +235,8 @@ static const struct hostile hostiles[] = {
     {"{\"a\\u0000b\":" T("U8", "[0]", "0", "0") "}", 0, {"bad JSON"}},
 };
 
-static void test_hostile_headers(void **state) {
+static void test_hostile_headers(void **state)
+{
     (void)state;
     for (size_t i = 0; i < sizeof hostiles / sizeof *hostiles; i++) {
         const struct hostile *h = &hostiles[i];
@@ -246,7 +253,8 @@ static void test_hostile_headers(void **state) {
 }
 
 /* What looks odd and is allowed. */
-static void test_odd_but_good(void **state) {
+static void test_odd_but_good(void **state)
+{
     (void)state;
     static const char *const good[] = {
         "{}",
@@ -285,7 +293,8 @@ static void test_odd_but_good(void **state) {
     }
 }
 
-static void test_deep_json(void **state) {
+static void test_deep_json(void **state)
+{
     (void)state;
     char *deep = malloc(2100);
     assert_non_null(deep);
@@ -304,7 +313,8 @@ static void test_deep_json(void **state) {
 }
 
 /* The length field and the file's start. */
-static void test_bad_starts(void **state) {
+static void test_bad_starts(void **state)
+{
     (void)state;
     struct st_file *f;
     struct dl_err e = {0};
@@ -331,7 +341,8 @@ static void test_bad_starts(void **state) {
 }
 
 /* The reference file cut anywhere, or with more at its end, is refused. */
-static void test_every_truncation(void **state) {
+static void test_every_truncation(void **state)
+{
     (void)state;
     size_t n;
     char *p = slurp(REF, &n);
@@ -353,7 +364,8 @@ static void test_every_truncation(void **state) {
     free(p);
 }
 
-static void test_bad_paths(void **state) {
+static void test_bad_paths(void **state)
+{
     (void)state;
     struct st_file *f;
     struct dl_err e = {0};
@@ -387,7 +399,8 @@ static void test_bad_paths(void **state) {
 #define MAP(a, b) "{\"metadata\":{\"total_size\":4},\"weight_map\":{\"a\":\"" a "\",\"b\":\"" b "\"}}"
 
 /* Opens m/ under scratch; the number of tensors, or -1 with the message in e. */
-static int64_t open_m(struct dl_err *e) {
+static int64_t open_m(struct dl_err *e)
+{
     struct st_set *s;
     e->code = 0;
     if (st_set_open(&s, at("m"), "model", e)) {
@@ -405,7 +418,8 @@ static int64_t open_m(struct dl_err *e) {
     return n;
 }
 
-static void test_set_forms(void **state) {
+static void test_set_forms(void **state)
+{
     (void)state;
     struct dl_err e;
     /* From the last choice to the first: each found form wins over those before it. */
@@ -438,7 +452,8 @@ static void test_set_forms(void **state) {
     assert_int_equal(open_m(&e), 1);
 }
 
-static void test_set_other_index_name(void **state) {
+static void test_set_other_index_name(void **state)
+{
     (void)state;
     struct dl_err e;
     put_st("m/x.safetensors", A, 2);
@@ -447,7 +462,8 @@ static void test_set_other_index_name(void **state) {
     assert_int_equal(open_m(&e), 2);
 }
 
-static void test_set_errors(void **state) {
+static void test_set_errors(void **state)
+{
     (void)state;
     struct dl_err e;
     assert_int_equal(open_m(&e), -1);
@@ -504,7 +520,8 @@ static void test_set_errors(void **state) {
     assert_says(e.msg, "model-00001-of-00002.safetensors", "No such file", NULL);
 }
 
-int main(void) {
+int main(void)
+{
 #define IN_SCRATCH(f) cmocka_unit_test_setup_teardown(f, scratch_open, scratch_close)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_file),

@@ -24,13 +24,15 @@ struct ref {
     float start[N], end[N], t[MAX_CALLS], x[MAX_CALLS][N];
 };
 
-static float from_bits(uint32_t u) {
+static float from_bits(uint32_t u)
+{
     float f;
     memcpy(&f, &u, 4);
     return f;
 }
 
-static const char *read_words(const char *p, float *x, int n) {
+static const char *read_words(const char *p, float *x, int n)
+{
     for (int i = 0; i < n; i++) {
         char *end;
         x[i] = from_bits((uint32_t)strtoul(p, &end, 16));
@@ -40,7 +42,8 @@ static const char *read_words(const char *p, float *x, int n) {
     return p;
 }
 
-static char *next_line(FILE *f, char *line, int size) {
+static char *next_line(FILE *f, char *line, int size)
+{
     do {
         if (!fgets(line, size, f)) return NULL;
     } while (line[0] == '#');
@@ -48,7 +51,8 @@ static char *next_line(FILE *f, char *line, int size) {
     return line;
 }
 
-static bool read_ref(FILE *f, struct ref *r) {
+static bool read_ref(FILE *f, struct ref *r)
+{
     char line[4096];
     if (!next_line(f, line, sizeof line)) return false;
     assert_int_equal(
@@ -69,7 +73,8 @@ static bool read_ref(FILE *f, struct ref *r) {
 }
 
 /* The config as a file; the caller removes it. */
-static const char *write_config(const char *text, size_t n) {
+static const char *write_config(const char *text, size_t n)
+{
     static char path[64];
     snprintf(path, sizeof path, "/tmp/dlens_sched_XXXXXX");
     int fd = mkstemp(path);
@@ -79,7 +84,8 @@ static const char *write_config(const char *text, size_t n) {
     return path;
 }
 
-static int read_text(struct sched_config *c, const char *text, size_t n, enum sched_kind as, struct dl_err *e) {
+static int read_text(struct sched_config *c, const char *text, size_t n, enum sched_kind as, struct dl_err *e)
+{
     const char *path = write_config(text, n);
     memset(e, 0, sizeof *e);
     int rc = sched_config_read(c, path, as, e);
@@ -88,7 +94,8 @@ static int read_text(struct sched_config *c, const char *text, size_t n, enum sc
     return rc;
 }
 
-static float made_up(int call, int row, int i) {
+static float made_up(int call, int row, int i)
+{
     uint32_t h = (uint32_t)(i + 64 * (3 * call + row) + 1) * 2654435761u;
     h = (h ^ (h >> 15)) * 2246822519u;
     return (float)(h >> 8) / 4194304.0f - 2;
@@ -100,7 +107,8 @@ struct loop {
 };
 
 /* One call of the made-up network and one step, from l->x to l->x. */
-static void advance(const struct sched_table *t, int call, float guidance, struct loop *l) {
+static void advance(const struct sched_table *t, int call, float guidance, struct loop *l)
+{
     float in[N], u[N], c[N], v[N], noise[N], work[N];
     sched_input(&t->step[call], l->x, in, N);
     for (int i = 0; i < N; i++) {
@@ -119,7 +127,8 @@ static void advance(const struct sched_table *t, int call, float guidance, struc
     sched_apply(t, call, guidance, &im, N);
 }
 
-static double relative_l2(const float *a, const float *ref) {
+static double relative_l2(const float *a, const float *ref)
+{
     double d = 0, s = 0;
     for (int i = 0; i < N; i++) {
         d += ((double)a[i] - ref[i]) * ((double)a[i] - ref[i]);
@@ -128,7 +137,8 @@ static double relative_l2(const float *a, const float *ref) {
     return sqrt(d / s);
 }
 
-static void start(struct loop *l, const struct sched_table *t, const struct ref *r) {
+static void start(struct loop *l, const struct sched_table *t, const struct ref *r)
+{
     for (int k = 0; k < SCHED_SLOTS; k++)
         for (int i = 0; i < N; i++) l->slot[k][i] = NAN; /* nothing may be read before it is written */
     rng_seed(&l->rng, RNG_TORCH_CPU, 17, 0, 0);
@@ -137,7 +147,8 @@ static void start(struct loop *l, const struct sched_table *t, const struct ref 
     assert_memory_equal(l->x, r->start, sizeof l->x);
 }
 
-static void check(const struct ref *r) {
+static void check(const struct ref *r)
+{
     struct sched_config c;
     struct sched_table *t;
     struct dl_err e = {0};
@@ -174,7 +185,8 @@ static void check(const struct ref *r) {
     sched_close(t);
 }
 
-static void steps_equal_diffusers(void **state) {
+static void steps_equal_diffusers(void **state)
+{
     (void)state;
     FILE *f = fopen(DLENS_SOURCE_DIR "/tests/unit/data/sched_ref.txt", "r");
     assert_non_null(f);
@@ -192,7 +204,8 @@ static void steps_equal_diffusers(void **state) {
     "\"skip_prk_steps\": true, \"clip_sample\": false, \"steps_offset\": 1"
 
 /* What cannot be honoured is refused, and the message says which key. */
-static void refusals_name_the_key(void **state) {
+static void refusals_name_the_key(void **state)
+{
     (void)state;
     static const struct {
         const char *class, *key, *value;
@@ -248,7 +261,8 @@ static void refusals_name_the_key(void **state) {
 }
 
 /* Defaults that differ by class decide, when the file is silent. */
-static void absent_keys_take_the_class_defaults(void **state) {
+static void absent_keys_take_the_class_defaults(void **state)
+{
     (void)state;
     static const char pndm[] = "{\"_class_name\": \"PNDMScheduler\"}", ddim[] = "{\"_class_name\": \"DDIMScheduler\"}",
                       euler[] = "{\"_class_name\": \"EulerDiscreteScheduler\"}",
@@ -271,7 +285,8 @@ static void absent_keys_take_the_class_defaults(void **state) {
     assert_true(c.kind == SCHED_DPM && c.spacing == SCHED_LINSPACE && c.order == 2 && isinf(c.lambda_min));
 }
 
-static void malformed_files_are_refused(void **state) {
+static void malformed_files_are_refused(void **state)
+{
     (void)state;
     static const char *const texts[] = {
         "",
@@ -307,7 +322,8 @@ static void malformed_files_are_refused(void **state) {
 }
 
 /* Numbers of steps that a schedule cannot give. */
-static void impossible_steps_are_refused(void **state) {
+static void impossible_steps_are_refused(void **state)
+{
     (void)state;
     static const struct {
         enum sched_kind as;
@@ -342,7 +358,8 @@ static void impossible_steps_are_refused(void **state) {
 }
 
 /* Betas that end a schedule too early give an error, not NaN images. */
-static void degenerate_betas_are_refused(void **state) {
+static void degenerate_betas_are_refused(void **state)
+{
     (void)state;
     static const char *const betas[] = {"\"beta_start\": 0, \"beta_end\": 0",
                                         "\"beta_start\": 0.999, \"beta_end\": 0.999"};
@@ -368,7 +385,8 @@ static void degenerate_betas_are_refused(void **state) {
 }
 
 /* The configs of the published models, each as its own class and as the others. */
-static void published_configs(void **state) {
+static void published_configs(void **state)
+{
     (void)state;
     static const struct {
         const char *model;
@@ -416,7 +434,8 @@ static void published_configs(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_equal_diffusers),
         cmocka_unit_test(refusals_name_the_key),

@@ -32,8 +32,10 @@ static void every_f16(void **state)
             assert_true(isnan(f) && isnan(dl_f16_to(dl_f16_of(f))));
             continue;
         }
-        if ((h & 0x7fff) == 0x7c00) assert_true(isinf(f) && (f < 0) == (h >> 15));
-        else assert_true((double)f == by_definition(h, 5, 10) && (signbit(f) != 0) == (h >> 15));
+        if ((h & 0x7fff) == 0x7c00)
+            assert_true(isinf(f) && (f < 0) == (h >> 15));
+        else
+            assert_true((double)f == by_definition(h, 5, 10) && (signbit(f) != 0) == (h >> 15));
         assert_int_equal(dl_f16_of(f), h);
     }
 }
@@ -44,8 +46,10 @@ static void every_bf16(void **state)
     for (unsigned h = 0; h < 0x10000; h++) {
         float f = dl_bf16_to((uint16_t)h);
         assert_int_equal(bits(f), h << 16);
-        if (isnan(f)) assert_true(isnan(dl_bf16_to(dl_bf16_of(f))));
-        else assert_int_equal(dl_bf16_of(f), h);
+        if (isnan(f))
+            assert_true(isnan(dl_bf16_to(dl_bf16_of(f))));
+        else
+            assert_int_equal(dl_bf16_of(f), h);
     }
     float nan;
     memcpy(&nan, &(uint32_t){0x7f800001u}, 4); /* its upper half alone would be infinity */
@@ -113,8 +117,10 @@ static void arrays(void **state)
         dl_convert(back, t, f, DL_F32, N);
         for (unsigned i = 0; i < N; i++) {
             float one = dl_load(h, t, i);
-            if (isnan(one)) assert_true(isnan(f[i]) && isnan(dl_load(back, t, i)));
-            else assert_true(bits(one) == bits(f[i]) && back[i] == h[i]);
+            if (isnan(one))
+                assert_true(isnan(f[i]) && isnan(dl_load(back, t, i)));
+            else
+                assert_true(bits(one) == bits(f[i]) && back[i] == h[i]);
         }
     }
     for (int n = 0; n < 40; n++) {

@@ -287,10 +287,7 @@ static struct timing raw_rate(const struct bench *b)
 #endif
 }
 
-static void conv_by_gemm(struct dl_run *r, const struct dl_conv *a)
-{
-    fast_conv(r, simd_pick(), a);
-}
+static void conv_by_gemm(struct dl_run *r, const struct dl_conv *a) { fast_conv(r, simd_pick(), a); }
 
 static void conv_by_winograd(struct dl_run *r, const struct dl_conv *a)
 {
