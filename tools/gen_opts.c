@@ -23,7 +23,7 @@ const char gen_help[] =
     "  --noise MODE       shared: the same noise for every layer (default); sequential: one generator runs on\n"
     "                     from layer to layer, as in the paper's code\n"
     "  --rng NAME         torch-cuda[:SMS] (default) or torch-cpu: whose noise a seed gives\n"
-    "  --dtype NAME       auto, f32 or bf16 (auto: what this machine computes fastest)\n"
+    "  --dtype NAME       auto, f32, bf16 or (CUDA) f16 (auto: bf16 where the hardware has it)\n"
     "  --batch N          images at once (auto)\n"
     "  --vae-tile N       decode in tiles of N latent pixels, a multiple of 4; 0 never (auto: when memory is short)\n"
     "What is written\n"
