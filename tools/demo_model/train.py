@@ -1,7 +1,8 @@
 """Trains the demo model, from nothing or from where it was stopped:  python train.py --work FOLDER
 
 Stages, each skipped when it is done: the autoencoder; the text encoder's start; the latents of the training scenes;
-the text encoder and the UNet together. Checkpoints are written every minute or few and at SIGTERM; the same command goes on from them.
+the text encoder and the UNet together. Checkpoints are written every minute or few and at SIGTERM; the same command
+goes on from them.
 """
 import argparse
 import os
@@ -18,7 +19,8 @@ def main():
     parser.add_argument("--text-steps", type=int, default=2300)
     parser.add_argument("--minutes", type=float, default=90, help="of diffusion training, earlier runs counted in")
     parser.add_argument("--scenes", type=int, default=40000, help="scenes whose latents are cached")
-    parser.add_argument("--stage", choices=("all", "vae", "text", "diffusion"), default="all", help="run one stage only")
+    stages = ("all", "vae", "text", "diffusion")
+    parser.add_argument("--stage", choices=stages, default="all", help="run one stage only")
     options = parser.parse_args()
     os.makedirs(options.work, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
