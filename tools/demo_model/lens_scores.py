@@ -1,10 +1,10 @@
 """Scores a real sweep of dlens over the held-out captions, layer by layer.
 
-    python lens_scores.py --dlens ../../build/dlens --work /tmp/lens_scores [--json lens_scores.json] [--plot lens_scores.png]
+    python lens_scores.py --work /tmp/lens_scores [--dlens ../../build/dlens] [--json OUT.json] [--plot OUT.png]
 
-Every caption of held_out.json goes through every layer of model/ with the settings of demo.json and its own seed; score.py
-reads the pictures back. Prints two Markdown tables: the last layer by kind of caption, and all captions by layer. A sweep
-that is there already is resumed.
+Every caption of held_out.json goes through every layer of model/ with the settings of demo.json and its own seed;
+score.py reads the pictures back. Prints two Markdown tables: the last layer by kind of caption, and all captions by
+layer. A sweep that is there already is resumed.
 """
 import argparse
 import json
@@ -59,7 +59,8 @@ def plot(tables, path):
 
     figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=150)
     for measure in BY_LAYER:
-        axes.plot(list(tables), [t["everything"].get(measure) for t in tables.values()], marker="o", markersize=4, label=measure)
+        values = [t["everything"].get(measure) for t in tables.values()]
+        axes.plot(list(tables), values, marker="o", markersize=4, label=measure)
     axes.set(xlabel="layer k (0: embeddings)", ylabel="% of 200 captions right", ylim=(-2, 102), xticks=list(tables))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
