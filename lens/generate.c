@@ -191,13 +191,11 @@ static int make_all(struct making *g, struct dl_err *e)
     return 0;
 }
 
-int lens_generate(struct pipe *p, const struct lens_job *job, const struct lens_conds *c, struct manifest *m,
-                  const char *dir, const struct lens_progress *pr, struct dl_err *e)
+int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_plan *plan, const struct lens_conds *c,
+                  struct manifest *m, const char *dir, const struct lens_progress *pr, struct dl_err *e)
 {
     struct making g = {.p = p, .job = job, .conds = c, .m = m, .pr = pr, .flushed = time(NULL)};
     struct manifest_image *all = NULL;
-    struct pipe_plan plan;
-    struct lens_job sized = *job;
     struct dl_err late = {0};
     int rc = -1;
     g.n_images = lens_images(job, &all, e);
@@ -213,12 +211,12 @@ int lens_generate(struct pipe *p, const struct lens_job *job, const struct lens_
     if (!left) goto done;
 
     rc = -1;
-    if (lens_plan(p, &sized, &plan, e) < 0 || pipe_load(p, e) < 0) goto done;
-    g.batch = plan.batch;
+    if (pipe_load(p, e) < 0) goto done;
+    g.batch = plan->batch;
     g.count = pipe_latent_count(p, job->gen.width, job->gen.height);
     g.store = malloc((size_t)(g.batch * g.count) * sizeof(float));
     g.rgb = malloc((size_t)job->gen.width * (size_t)job->gen.height * 3);
-    g.group_cond = calloc((size_t)sized.gen.conds, sizeof *g.group_cond);
+    g.group_cond = calloc((size_t)job->gen.conds, sizeof *g.group_cond);
     g.negative_row = calloc((size_t)job->n_prompts, sizeof *g.negative_row);
     if (!g.store || !g.rgb || !g.group_cond || !g.negative_row) {
         dl_fail(e, DL_ENOMEM, "no memory for a batch of %d images", g.batch);

@@ -76,9 +76,10 @@ struct lens_progress {
 };
 
 /* Makes every image of the manifest that is not done yet, in its order (prompt, seed, layer as lens_images lists them),
- * and writes it. lens_plan must have been called. `dir` receives latents.safetensors with save_latents. */
-int lens_generate(struct pipe *p, const struct lens_job *job, const struct lens_conds *c, struct manifest *m,
-                  const char *dir, const struct lens_progress *pr, struct dl_err *e);
+ * and writes it. `job` and `plan` are as lens_plan left them on this pipe. `dir` receives latents.safetensors with
+ * save_latents. */
+int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_plan *plan, const struct lens_conds *c,
+                  struct manifest *m, const char *dir, const struct lens_progress *pr, struct dl_err *e);
 
 /* The images of a job in the order of computing, for manifest_open: prompts, then seeds, then layers. *out is owned by
  * the caller; the count is returned, or < 0. */

@@ -50,6 +50,14 @@ void unet_text(struct dl_run *r, struct unet *u, dl_act text, void *kv)
         for (int j = 0; u->up[i].cross && j < u->up[i].n; j++) text_of(r, &u->up[i].attn[j], text, kv);
 }
 
+/* The columns of one resnet in the step table, from the activated embedding of all steps. */
+static void resnet_rows(struct dl_run *r, struct unet_resnet *n, dl_act emb, dl_act all)
+{
+    dl_op_gemm(
+        r, (struct dl_gemm){
+               .x = emb, .y = dl_act_cols(all, (int32_t)n->temb_at, n->out), .w = &n->temb, .e = {.bias = &n->temb_b}});
+}
+
 void unet_steps(struct dl_run *r, struct unet *u, const float *t, int steps, float *table)
 {
     int c0 = u->cfg.channels[0];
@@ -63,23 +71,11 @@ void unet_steps(struct dl_run *r, struct unet *u, const float *t, int steps, flo
     dl_op_gemm(r, (struct dl_gemm){.x = wave, .y = hidden, .w = &u->time1, .e = {.bias = &u->time1_b, .fn = DL_SILU}});
     /* Every resnet takes silu(emb), so it is applied once, here. */
     dl_op_gemm(r, (struct dl_gemm){.x = hidden, .y = emb, .w = &u->time2, .e = {.bias = &u->time2_b, .fn = DL_SILU}});
-    struct unet_level *levels[] = {u->down, u->up};
-    for (int side = 0; side < 2; side++)
-        for (int i = 0; i < u->cfg.levels; i++)
-            for (int j = 0; j < levels[side][i].n; j++) {
-                struct unet_resnet *n = &levels[side][i].resnet[j];
-                dl_op_gemm(r, (struct dl_gemm){.x = emb,
-                                               .y = dl_act_cols(all, (int32_t)n->temb_at, n->out),
-                                               .w = &n->temb,
-                                               .e = {.bias = &n->temb_b}});
-            }
-    for (int j = 0; j < 2; j++) {
-        struct unet_resnet *n = &u->mid_res[j];
-        dl_op_gemm(r, (struct dl_gemm){.x = emb,
-                                       .y = dl_act_cols(all, (int32_t)n->temb_at, n->out),
-                                       .w = &n->temb,
-                                       .e = {.bias = &n->temb_b}});
+    for (int i = 0; i < u->cfg.levels; i++) {
+        for (int j = 0; j < u->down[i].n; j++) resnet_rows(r, &u->down[i].resnet[j], emb, all);
+        for (int j = 0; j < u->up[i].n; j++) resnet_rows(r, &u->up[i].resnet[j], emb, all);
     }
+    for (int j = 0; j < 2; j++) resnet_rows(r, &u->mid_res[j], emb, all);
     dl_arena_release_hi(&r->arena, m);
 }
 

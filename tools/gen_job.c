@@ -280,7 +280,7 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
     if (before < images || g->job->save_latents) {
         rc = g->conds(g->user, &conds, e);
         pipe_drop_text(g->pipe);
-        if (rc == 0) rc = lens_generate(g->pipe, g->job, &conds, m, g->args->out, &pr, e);
+        if (rc == 0) rc = lens_generate(g->pipe, g->job, g->plan, &conds, m, g->args->out, &pr, e);
     }
     double median, least;
     progress_step_ms(&bar, &median, &least);
