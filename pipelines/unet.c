@@ -2,22 +2,11 @@
 
 #include <math.h>
 
-enum { MAX_SKIPS = UNET_LEVELS * (UNET_LAYERS + 1) + 1 };
-
-/* A skip connection: its buffer is the whole input [h | skip] of the up resnet that will read it, reserved on the way
- * down with the skip written in place, so that the concatenation costs nothing. */
-struct skip {
-    dl_act both, part;     /* [rows][h][w][c_h + c_skip], and its last c_skip channels */
-    struct dl_mark before; /* low end of the arena before it was taken */
-};
-
 struct pass {
     struct dl_run *r;
     struct unet *u;
     const struct unet_rows *rows;
-    struct skip skip[MAX_SKIPS];
-    int n_skips, n_ups;
-    int up_in[MAX_SKIPS]; /* input width of every up resnet, in order of use */
+    struct unet_skips skips;
 };
 
 int64_t unet_kv_bytes(const struct unet *u, int rows, int tokens, int type)
@@ -203,29 +192,11 @@ static void run_attn(struct pass *p, struct unet_attn *a, dl_act x, dl_act y, co
     dl_arena_release_hi(&r->arena, m);
 }
 
-static dl_act skip_push(struct pass *p, int n, int h, int w, int c)
-{
-    struct skip *s = &p->skip[p->n_skips];
-    int both = p->up_in[p->n_ups - 1 - p->n_skips]; /* the last skip is read first */
-    p->n_skips++;
-    s->before = dl_arena_mark(&p->r->arena);
-    s->both = dl_act_lo(p->r, p->r->t, n, h, w, both);
-    s->part = dl_act_cols(s->both, both - c, c);
-    return s->part;
-}
-
-/* Where the next up resnet expects its h: the leading channels of the topmost skip's buffer. */
-static dl_act skip_head(const struct pass *p)
-{
-    const struct skip *s = &p->skip[p->n_skips - 1];
-    return dl_act_cols(s->both, 0, s->both.c - s->part.c);
-}
-
 static void pass_open(struct pass *p)
 {
     const struct unet *u = p->u;
     for (int i = 0; i < u->cfg.levels; i++)
-        for (int j = 0; j < u->up[i].n; j++) p->up_in[p->n_ups++] = u->up[i].resnet[j].in;
+        for (int j = 0; j < u->up[i].n; j++) p->skips.up_in[p->skips.n_ups++] = u->up[i].resnet[j].in;
 }
 
 /* The way down: returns the last activation, which is the last skip. `x` is the latent. */
@@ -236,7 +207,7 @@ static dl_act run_down(struct pass *p, dl_act x, const int32_t *expand)
     const int R = p->rows->n, c0 = u->cfg.channels[0];
     struct dl_mark m = dl_arena_mark(&r->arena);
 
-    dl_act all = skip_push(p, R, x.h, x.w, c0), h = expand ? dl_act_hi(r, r->t, x.n, x.h, x.w, c0) : all;
+    dl_act all = unet_skip_push(&p->skips, R, x.h, x.w, c0), h = expand ? dl_act_hi(r, r->t, x.n, x.h, x.w, c0) : all;
     dl_op_conv(r, (struct dl_conv){.x = x, .y = h, .w = &u->conv_in, .k = 3, .e = {.bias = &u->conv_in_b}});
     dl_tap(r, h, "conv_in");
     if (expand) dl_op_copy(r, (struct dl_copy){.x = h, .y = all, .row = expand});
@@ -246,7 +217,7 @@ static dl_act run_down(struct pass *p, dl_act x, const int32_t *expand)
         struct unet_level *l = &u->down[i];
         int c = u->cfg.channels[i];
         for (int j = 0; j < l->n; j++) {
-            dl_act y = skip_push(p, R, h.h, h.w, c);
+            dl_act y = unet_skip_push(&p->skips, R, h.h, h.w, c);
             if (l->cross) {
                 struct dl_mark inner = dl_arena_mark(&r->arena);
                 dl_act t = dl_act_hi(r, r->t, h.n, h.h, h.w, c);
@@ -264,7 +235,7 @@ static dl_act run_down(struct pass *p, dl_act x, const int32_t *expand)
             h = y;
         }
         if (!l->sampler) continue;
-        dl_act y = skip_push(p, R, (h.h + 1) / 2, (h.w + 1) / 2, c);
+        dl_act y = unet_skip_push(&p->skips, R, (h.h + 1) / 2, (h.w + 1) / 2, c);
         dl_op_conv(r,
                    (struct dl_conv){.x = h, .y = y, .w = &l->sample, .k = 3, .stride = 2, .e = {.bias = &l->sample_b}});
         dl_tap(r, y, "down_blocks.%d.downsamplers.0", i);
@@ -277,7 +248,8 @@ static void run_mid(struct pass *p, dl_act x)
 {
     struct dl_run *r = p->r;
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act a = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c), b = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c), y = skip_head(p);
+    dl_act a = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c), b = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c),
+           y = unet_skip_head(&p->skips);
     run_resnet(p, &p->u->mid_res[0], x, a);
     dl_tap(r, a, "mid_block.resnets.0");
     run_attn(p, &p->u->mid_attn, a, b, NULL);
@@ -287,13 +259,12 @@ static void run_mid(struct pass *p, dl_act x)
     dl_arena_release_hi(&r->arena, m);
 }
 
-/* One up resnet with its transformer: reads the topmost skip's buffer and gives it back before the transformer runs. */
-static void run_up_layer(struct pass *p, int i, int j, dl_act y)
+/* One up resnet with its transformer: reads the skip's buffer and gives it back before the transformer runs. */
+static void run_up_layer(struct pass *p, int i, int j, const struct unet_skip *s, dl_act y)
 {
     struct dl_run *r = p->r;
     struct unet_level *l = &p->u->up[i];
     struct dl_mark m = dl_arena_mark(&r->arena);
-    struct skip *s = &p->skip[p->n_skips]; /* popped by the caller */
     dl_act t = l->cross ? dl_act_hi(r, r->t, y.n, y.h, y.w, y.c) : y;
     run_resnet(p, &l->resnet[j], s->both, t);
     dl_tap(r, t, "up_blocks.%d.resnets.%d", i, j);
@@ -315,13 +286,14 @@ static dl_act run_up(struct pass *p)
         struct unet_level *l = &u->up[i];
         struct dl_mark m = dl_arena_mark(&r->arena);
         for (int j = 0; j < l->n; j++) {
-            dl_act x = p->skip[--p->n_skips].both;
+            const struct unet_skip s = unet_skip_pop(&p->skips);
+            const dl_act x = s.both;
             bool last = j + 1 == l->n;
-            y = last ? dl_act_hi(r, r->t, x.n, x.h, x.w, l->resnet[j].out) : skip_head(p);
-            run_up_layer(p, i, j, y);
+            y = last ? dl_act_hi(r, r->t, x.n, x.h, x.w, l->resnet[j].out) : unet_skip_head(&p->skips);
+            run_up_layer(p, i, j, &s, y);
         }
         if (!l->sampler) continue; /* the last level: y stays for conv_out */
-        dl_act to = skip_head(p);
+        dl_act to = unet_skip_head(&p->skips);
         dl_op_conv(r,
                    (struct dl_conv){.x = y, .y = to, .w = &l->sample, .k = 3, .up = true, .e = {.bias = &l->sample_b}});
         dl_tap(r, to, "up_blocks.%d.upsamplers.0", i);
@@ -333,7 +305,7 @@ static dl_act run_up(struct pass *p)
 void unet_step(struct dl_run *r, struct unet *u, dl_act x, const struct unet_rows *rows, dl_act y)
 {
     struct dl_mark m = dl_arena_mark(&r->arena);
-    struct pass p = {.r = r, .u = u, .rows = rows};
+    struct pass p = {.r = r, .u = u, .rows = rows, .skips.r = r};
     bool same = rows->n == x.n;
     for (int i = 0; same && i < rows->n; i++) same = rows->lat_row[i] == i;
     pass_open(&p);

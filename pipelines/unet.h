@@ -13,8 +13,7 @@
 
 #include "engine/run.h"
 #include "loaders/bind.h"
-
-enum { UNET_LEVELS = 8, UNET_LAYERS = 8 };
+#include "pipelines/unet_skip.h" /* UNET_LEVELS, UNET_LAYERS */
 
 struct unet_config {
     int in_c, out_c, levels;
