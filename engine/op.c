@@ -2,6 +2,7 @@
  * as the field does; norms and the rest count in bytes alone. */
 #include "engine/op_check.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -220,6 +221,51 @@ void dl_op_add(struct dl_run *r, struct dl_add a)
     RUN(add, &a);
 }
 
+void dl_op_pick(struct dl_run *r, struct dl_pick a)
+{
+    if (!dl_run_ok(r) || !dl_check_pick(r, &a)) return;
+    struct dl_log l = {.op = "pick", .bytes = elements(&a.y) * dl_type_bytes(a.table.t) + bytes_of(&a.y)};
+    SHAPE("%d n%d %s->%s", a.y.c, a.y.n, dl_type_name(a.table.t), dl_type_name(a.y.t));
+    RUN(pick, &a);
+}
+
+void dl_op_rope(struct dl_run *r, struct dl_rope a)
+{
+    if (!dl_run_ok(r) || !dl_check_rope(r, &a)) return;
+    int64_t tokens = (int64_t)a.x.h * a.x.w;
+    int32_t d = a.x.c / a.heads;
+    struct dl_log l = {.op = "rope", .bytes = bytes_of(&a.x) + bytes_of(&a.y) + (a.table ? tokens * d * 4 : 0)};
+    l.bytes += w_bytes(a.gamma[0], a.x.t) + w_bytes(a.gamma[1], a.x.t);
+    SHAPE("h%d d%d %lld n%d %s%s%s", a.heads, d, (long long)tokens, a.x.n, dl_type_name(a.x.t),
+          a.gamma[0] ? " rms" : "", a.table ? "" : " no rotation");
+    RUN(rope, &a);
+}
+
+void dl_op_resize(struct dl_run *r, struct dl_resize a)
+{
+    if (!dl_run_ok(r) || !dl_check_resize(r, &a)) return;
+    struct dl_log l = {.op = "resize", .bytes = bytes_of(&a.x) + bytes_of(&a.y)};
+    SHAPE("%s %d %dx%d->%dx%d n%d %s", a.kind == DL_RESIZE_MEAN2 ? "mean2" : "nearest", a.x.c, a.x.h, a.x.w, a.y.h,
+          a.y.w, a.x.n, dl_type_name(a.x.t));
+    RUN(resize, &a);
+}
+
+void dl_op_rel_bias(struct dl_run *r, struct dl_rel_bias a)
+{
+    if (!dl_run_ok(r) || !dl_check_rel_bias(r, &a)) return;
+    struct dl_log l = {.op = "rel_bias", .bytes = bytes_of(&a.y) + w_bytes(a.table, r->t)};
+    SHAPE("h%d q%d k%d b%lld", a.y.n, a.y.h, a.y.w, (long long)a.table->dim[0]);
+    RUN(rel_bias, &a);
+}
+
+void dl_op_token_mean(struct dl_run *r, struct dl_token_mean a)
+{
+    if (!dl_run_ok(r) || !dl_check_token_mean(r, &a)) return;
+    struct dl_log l = {.op = "token_mean", .bytes = bytes_of(&a.x) + bytes_of(&a.y) + w_bytes(a.pos, a.x.t)};
+    SHAPE("%d %lld n%d %s", a.x.c, (long long)a.x.h * a.x.w, a.x.n, dl_type_name(a.x.t));
+    RUN(token_mean, &a);
+}
+
 void dl_op_sched_in(struct dl_run *r, struct dl_sched_in a)
 {
     if (!dl_run_ok(r) || !dl_check_sched_in(r, &a)) return;
@@ -232,7 +278,7 @@ void dl_op_sched_step(struct dl_run *r, struct dl_sched_step a)
 {
     if (!dl_run_ok(r) || !dl_check_sched_step(r, &a)) return;
     struct dl_log l = {.op = "sched_step", .bytes = bytes_of(&a.eps)};
-    l.bytes += 2 * bytes_of(&a.latent) + 2 * bytes_of(&a.history);
+    l.bytes += 2 * bytes_of(&a.latent) + 2 * bytes_of(&a.history) + bytes_of(&a.noise);
     SHAPE("%d %dx%d n%d", a.latent.c, a.latent.h, a.latent.w, a.latent.n);
     RUN(sched_step, &a);
 }
@@ -243,4 +289,14 @@ void dl_op_image(struct dl_run *r, struct dl_image a)
     struct dl_log l = {.op = "image", .bytes = bytes_of(&a.x) + (int64_t)a.x.n * a.x.h * a.x.w * 3};
     SHAPE("%dx%d n%d %s", a.x.h, a.x.w, a.x.n, dl_type_name(a.x.t));
     RUN(image, &a);
+}
+
+int32_t dl_rel_bucket(int32_t distance, int32_t buckets, int32_t max_distance)
+{
+    int32_t half = buckets / 2, exact = half / 2, base = distance > 0 ? half : 0;
+    int64_t far = distance < 0 ? -(int64_t)distance : distance;
+    if (far < exact) return base + (int32_t)far;
+    float scale = (float)log((double)max_distance / exact);
+    float more = logf((float)far / (float)exact) / scale * (float)(half - exact);
+    return base + (more < (float)(half - exact) ? exact + (int32_t)more : half - 1);
 }

@@ -157,6 +157,52 @@ struct dl_add {
     dl_act a, b, y;
 };
 
+/* y[i] [1][1][c] = row row[i] of a table of vectors in this step: table.p + step * table.ss + row[i] * table.rs, with
+ * conversion of type. row is host memory [y.n]; how many rows the table has is the caller's to know. */
+struct dl_pick {
+    dl_vec table;
+    const int32_t *row;
+    dl_act y;
+};
+
+/* RMS norm of each head (where gamma is given), then rotary positions: x, y [n][1][t][heads * d]. gamma[0] [d] serves
+ * the first half of the heads and gamma[1] the second (q and k side by side); gamma[1] NULL: gamma[0] serves all;
+ * gamma[0] NULL: no norm. table f32 [t][d / 2][2] (cos, sin) in backend memory, the same for all rows; NULL: no
+ * rotation. Pairs are neighbours: (x[2j], x[2j + 1]) become (x0 cos - x1 sin, x1 cos + x0 sin). y may be x. A span of
+ * tokens takes the table from its first token on. "RoFormer" (2104.09864); diffusers' apply_rotary_emb, FLUX's form. */
+struct dl_rope {
+    dl_act x, y;
+    int32_t heads;
+    struct dl_w *gamma[2];
+    float eps; /* of the norm */
+    const float *table;
+};
+
+enum dl_resize_kind {
+    DL_RESIZE_NEAREST, /* source row = floor(i * x.h / y.h), columns alike; to any size */
+    DL_RESIZE_MEAN2,   /* mean of 2 x 2 pixels, y.h = floor(x.h / 2), y.w alike */
+};
+
+/* y [n][h'][w'][c] = x [n][h][w][c] in another size; y is not x. */
+struct dl_resize {
+    dl_act x, y;
+    uint8_t kind; /* enum dl_resize_kind */
+};
+
+/* T5's relative position bias, bidirectional: y[head][q][k] = table[dl_rel_bucket(k - q)][head], table [buckets,
+ * heads]. y: n = heads, h = queries, w = keys, c = 1, f32, which is what struct dl_attn takes as its bias. */
+struct dl_rel_bias {
+    struct dl_w *table;
+    int32_t max_distance;
+    dl_act y;
+};
+
+/* y[i] [1][1][c] = mean over all tokens of x[i] [h][w][c], + pos [c] where given (IF's attention pooling). */
+struct dl_token_mean {
+    dl_act x, y;
+    struct dl_w *pos; /* or NULL */
+};
+
 /* The network's input of this step: y[i] = latent[row[i]] * in_scale(step). */
 struct dl_sched_in {
     const struct sched_table *table;
@@ -166,7 +212,9 @@ struct dl_sched_in {
 };
 
 /* Guidance and one scheduler step, in place: e = u + guidance * (c - u), u = eps[u_row[i]], c = eps[c_row[i]] (u_row
- * NULL: no guidance, e = c), then the step's linear update of latent[i] and of the history that the scheduler needs. */
+ * NULL: no guidance, e = c), then the step's update of latent[i] and of the history that the scheduler needs, with
+ * dynamic threshold, learned variance and noise where the table has them: engine/sched.h says what a step is. eps has
+ * at least C channels, 2 C where the table uses a learned variance (the second C, of the conditional row). */
 struct dl_sched_step {
     const struct sched_table *table;
     dl_act eps;                   /* the network's output, any rows */
@@ -175,6 +223,8 @@ struct dl_sched_step {
     dl_act latent;  /* f32 */
     dl_act history; /* f32, n = latent.n * table's slots, slot-major: slot k of image i is row k * latent.n + i; p NULL
                        when none */
+    dl_act noise;   /* f32, latent's shape, standard normal: for steps that draw (struct sched_step.draws); p NULL where
+                       there is none. A recorded program gives it in every step. */
 };
 
 /* u8[n][h][w][3] = round(255 clamp(x / 2 + 1/2, 0, 1)), half to even; x has at least 3 channels. */
@@ -195,6 +245,11 @@ struct dl_ops {
     void (*sinus)(struct dl_run *, const struct dl_sinus *);
     void (*copy)(struct dl_run *, const struct dl_copy *);
     void (*add)(struct dl_run *, const struct dl_add *);
+    void (*pick)(struct dl_run *, const struct dl_pick *);
+    void (*rope)(struct dl_run *, const struct dl_rope *);
+    void (*resize)(struct dl_run *, const struct dl_resize *);
+    void (*rel_bias)(struct dl_run *, const struct dl_rel_bias *);
+    void (*token_mean)(struct dl_run *, const struct dl_token_mean *);
     void (*sched_in)(struct dl_run *, const struct dl_sched_in *);
     void (*sched_step)(struct dl_run *, const struct dl_sched_step *);
     void (*image)(struct dl_run *, const struct dl_image *);
@@ -211,9 +266,19 @@ void dl_op_embed(struct dl_run *r, struct dl_embed a);
 void dl_op_sinus(struct dl_run *r, struct dl_sinus a);
 void dl_op_copy(struct dl_run *r, struct dl_copy a);
 void dl_op_add(struct dl_run *r, struct dl_add a);
+void dl_op_pick(struct dl_run *r, struct dl_pick a);
+void dl_op_rope(struct dl_run *r, struct dl_rope a);
+void dl_op_resize(struct dl_run *r, struct dl_resize a);
+void dl_op_rel_bias(struct dl_run *r, struct dl_rel_bias a);
+void dl_op_token_mean(struct dl_run *r, struct dl_token_mean a);
 void dl_op_sched_in(struct dl_run *r, struct dl_sched_in a);
 void dl_op_sched_step(struct dl_run *r, struct dl_sched_step a);
 void dl_op_image(struct dl_run *r, struct dl_image a);
+
+/* T5's bucket of the distance key - query, in [0, buckets): half of the buckets for each direction, of which half are
+ * exact and the rest grow with the logarithm up to max_distance; in f32 as transformers has it. buckets: a multiple of
+ * 4, max_distance > buckets / 4. */
+int32_t dl_rel_bucket(int32_t distance, int32_t buckets, int32_t max_distance);
 
 /* Activations from the run's arena, contiguous: low end, high end. In case of failure p is NULL and the run's error
  * set. */

@@ -253,6 +253,63 @@ bool dl_check_add(struct dl_run *r, struct dl_add *a)
     return true;
 }
 
+bool dl_check_pick(struct dl_run *r, struct dl_pick *a)
+{
+    struct view v = {r, "pick", NULL, &a->y, NULL};
+    if (!act_ok(&v, &a->y, "y", true) || !vec_ok(&v, &a->table, a->y.c, "table")) return false;
+    if (!a->table.p) return bad(&v, "table is absent");
+    if (a->y.h != 1 || a->y.w != 1) return bad(&v, "y is not [n,1,1,c]");
+    if (dl_run_is_dry(r)) return true;
+    if (r->step < 0) return bad(&v, "step %d", r->step);
+    if (!a->row) return bad(&v, "row map is absent");
+    return rows_ok(&v, a->row, a->y.n, INT32_MAX, "row");
+}
+
+bool dl_check_rope(struct dl_run *r, struct dl_rope *a)
+{
+    struct view v = {r, "rope", &a->x, &a->y, a->gamma[0]};
+    if (!alike(&v)) return false;
+    if (a->heads < 1 || a->x.c % a->heads) return bad(&v, "%d channels do not make %d heads", a->x.c, a->heads);
+    int32_t d = a->x.c / a->heads;
+    if (a->table && d % 2) return bad(&v, "heads of %d channels are no pairs", d);
+    if (!a->gamma[0]) return !a->gamma[1] || bad(&v, "gamma[1] is given without gamma[0]");
+    if (!(a->eps > 0)) return bad(&v, "eps of %g", (double)a->eps);
+    if (a->gamma[1] && a->heads % 2) return bad(&v, "%d heads have no halves", a->heads);
+    return wvec_ok(&v, a->gamma[0], d, "gamma[0]", false) && wvec_ok(&v, a->gamma[1], d, "gamma[1]", true);
+}
+
+bool dl_check_resize(struct dl_run *r, struct dl_resize *a)
+{
+    struct view v = {r, "resize", &a->x, &a->y, NULL};
+    if (!act_ok(&v, &a->x, "x", false) || !act_ok(&v, &a->y, "y", true)) return false;
+    if (a->x.n != a->y.n || a->x.c != a->y.c) return bad(&v, "x and y differ in rows or channels");
+    if (a->x.p == a->y.p) return bad(&v, "y is x");
+    if (a->kind != DL_RESIZE_NEAREST && a->kind != DL_RESIZE_MEAN2) return bad(&v, "%d is no kind of resize", a->kind);
+    if (a->kind == DL_RESIZE_MEAN2 && (a->y.h != a->x.h / 2 || a->y.w != a->x.w / 2))
+        return bad(&v, "y is not half of x");
+    return true;
+}
+
+bool dl_check_rel_bias(struct dl_run *r, struct dl_rel_bias *a)
+{
+    struct view v = {r, "rel_bias", NULL, &a->y, a->table};
+    if (!act_ok(&v, &a->y, "y", true)) return false;
+    if (a->y.t != DL_F32 || a->y.c != 1) return bad(&v, "y is not f32 [heads, queries, keys, 1]");
+    if (!a->table || a->table->n_parts == 0) return bad(&v, "table is not bound");
+    if (a->table->nd != 2 || a->table->dim[1] != a->y.n) return bad(&v, "table is not [buckets, %d]", a->y.n);
+    int64_t buckets = a->table->dim[0];
+    if (buckets < 4 || buckets % 4 || buckets > INT32_MAX) return bad(&v, "%lld buckets", (long long)buckets);
+    return a->max_distance > buckets / 4 || bad(&v, "largest distance of %d", a->max_distance);
+}
+
+bool dl_check_token_mean(struct dl_run *r, struct dl_token_mean *a)
+{
+    struct view v = {r, "token_mean", &a->x, &a->y, a->pos};
+    if (!act_ok(&v, &a->x, "x", false) || !act_ok(&v, &a->y, "y", true)) return false;
+    if (a->y.h != 1 || a->y.w != 1 || a->y.n != a->x.n || a->y.c != a->x.c) return bad(&v, "y is not [n,1,1,c] of x");
+    return wvec_ok(&v, a->pos, a->y.c, "pos", true);
+}
+
 bool dl_check_sched_in(struct dl_run *r, struct dl_sched_in *a)
 {
     struct view v = {r, "sched_in", &a->latent, &a->y, NULL};
@@ -264,6 +321,16 @@ bool dl_check_sched_in(struct dl_run *r, struct dl_sched_in *a)
     if (!same_pixels(&a->latent, &a->y) || a->latent.c != a->y.c) return bad(&v, "latent and y differ in shape");
     if (!a->row && !dl_run_is_dry(r)) return bad(&v, "row map is absent");
     return rows_ok(&v, a->row, a->y.n, a->latent.n, "row");
+}
+
+/* Whether the step that runs draws; a recording is of all steps. */
+static bool needs_noise(const struct dl_run *r, const struct sched_table *t)
+{
+    if (dl_run_is_dry(r)) return false;
+    if (r->mode == DL_EAGER) return t->step[r->step].draws != 0;
+    for (int32_t k = 0; k < t->n; k++)
+        if (t->step[k].draws) return true;
+    return false;
 }
 
 bool dl_check_sched_step(struct dl_run *r, struct dl_sched_step *a)
@@ -284,6 +351,14 @@ bool dl_check_sched_step(struct dl_run *r, struct dl_sched_step *a)
             return bad(&v, "history is [%d,%d,%d,%d] %s, not %d slots of the latent's shape", a->history.n,
                        a->history.h, a->history.w, a->history.c, dl_type_name(a->history.t), a->table->slots);
     }
+    if (a->noise.p) {
+        if (!act_ok(&v, &a->noise, "noise", false)) return false;
+        if (a->noise.t != DL_F32 || a->noise.n != a->latent.n || !same_pixels(&a->noise, &a->latent) ||
+            a->noise.c != a->latent.c)
+            return bad(&v, "noise is [%d,%d,%d,%d] %s, not the latent's shape in f32", a->noise.n, a->noise.h,
+                       a->noise.w, a->noise.c, dl_type_name(a->noise.t));
+    }
+    if (!a->noise.p && needs_noise(r, a->table)) return bad(&v, "the scheduler's step takes noise, and there is none");
     if (!a->c_row && !dl_run_is_dry(r)) return bad(&v, "row map c_row is absent");
     if (!isfinite(a->guidance)) return bad(&v, "guidance of %g", (double)a->guidance);
     return rows_ok(&v, a->c_row, a->latent.n, a->eps.n, "c_row") &&

@@ -1,4 +1,4 @@
-/* Reference of the small ops: embedding, sinusoids, copy, add, scheduler steps, image. */
+/* Reference of the small ops: embedding, sinusoids, copy, add, pick, resize, scheduler steps, image. */
 #include "engine/sched.h"
 #include "kernels/cpu/cpu_priv.h"
 
@@ -82,6 +82,51 @@ void ref_add(struct dl_run *r, const struct dl_add *a)
     pool_for(r->ctx->pool, a->y.n * cpu_pixels(&a->y), 64, add_items, (void *)(uintptr_t)a);
 }
 
+void ref_pick(struct dl_run *r, const struct dl_pick *a)
+{
+    r->variant = "reference";
+    if (dl_run_is_dry(r)) return;
+    for (int64_t i = 0; i < a->y.n; i++)
+        dl_convert(cpu_at(&a->y, i, 0), a->y.t, cpu_vec_at(r, a->table, a->row[i]), a->table.t, a->y.c);
+}
+
+struct resize {
+    const struct dl_resize *a;
+    float *tmp; /* [workers][2][c] */
+};
+
+static void resize_items(void *arg, int64_t from, int64_t to, int worker)
+{
+    const struct resize *g = arg;
+    const dl_act *x = &g->a->x, *y = &g->a->y;
+    int64_t pixels = cpu_pixels(y), c = x->c;
+    float *sum = g->tmp + worker * 2 * c, *tmp = sum + c;
+    for (int64_t q = from; q < to; q++) {
+        int64_t i = q / pixels, row = q % pixels / y->w, column = q % pixels % y->w;
+        if (g->a->kind == DL_RESIZE_NEAREST) {
+            int64_t src = row * x->h / y->h * x->w + column * x->w / y->w;
+            dl_convert(cpu_at(y, i, q % pixels), y->t, cpu_at(x, i, src), x->t, c);
+            continue;
+        }
+        memset(sum, 0, (size_t)c * sizeof *sum);
+        for (int k = 0; k < 4; k++) {
+            const float *v = cpu_f32(cpu_at(x, i, (2 * row + k / 2) * x->w + 2 * column + k % 2), x->t, c, tmp);
+            for (int64_t j = 0; j < c; j++) sum[j] += v[j];
+        }
+        for (int64_t j = 0; j < c; j++) sum[j] *= 0.25f;
+        dl_convert(cpu_at(y, i, q % pixels), y->t, sum, DL_F32, c);
+    }
+}
+
+void ref_resize(struct dl_run *r, const struct dl_resize *a)
+{
+    r->variant = "reference";
+    struct dl_mark mark = dl_arena_mark(&r->arena);
+    struct resize g = {.a = a, .tmp = cpu_scratch(r, (int64_t)r->ctx->threads * 2 * a->x.c * 4)};
+    if (!dl_run_is_dry(r) && !r->arena.failed) pool_for(r->ctx->pool, a->y.n * cpu_pixels(&a->y), 64, resize_items, &g);
+    dl_arena_release_hi(&r->arena, mark);
+}
+
 void ref_sched_in(struct dl_run *r, const struct dl_sched_in *a)
 {
     r->variant = "reference";
@@ -108,8 +153,10 @@ static void unflatten(const dl_act *x, int64_t i, const float *s)
     for (int64_t p = 0; p < cpu_pixels(x); p++) memcpy(cpu_at(x, i, p), s + p * x->c, (size_t)x->c * sizeof *s);
 }
 
+enum { STEP_ARRAYS = 6 + SCHED_SLOTS };
+
 /* One image through contiguous copies, so that pitches and types are of no concern to engine/sched.c.
- * work: 4 + SCHED_SLOTS arrays [n], and one more for the threshold. */
+ * work: STEP_ARRAYS arrays [n]. */
 static void step_image(struct dl_run *r, const struct dl_sched_step *a, int64_t i, float *work)
 {
     int64_t n = cpu_pixels(&a->latent) * a->latent.c;
@@ -125,12 +172,15 @@ static void step_image(struct dl_run *r, const struct dl_sched_step *a, int64_t 
         flatten(work + 3 * n, &a->eps, a->c_row[i], c, c);
         im.var = work + 3 * n;
     }
+    if (a->table->step[r->step].draws) {
+        flatten(work + 4 * n, &a->noise, i, 0, c);
+        im.noise = work + 4 * n;
+    }
     for (int k = 0; k < a->table->slots; k++) {
-        im.slot[k] = work + (4 + k) * n;
+        im.slot[k] = work + (6 + k) * n;
         flatten(im.slot[k], &a->history, k * (int64_t)a->latent.n + i, 0, c);
     }
-    if (a->table->threshold > 0)
-        im.threshold = sched_threshold(a->table, r->step, a->guidance, &im, n, work + (4 + SCHED_SLOTS) * n);
+    if (a->table->threshold > 0) im.threshold = sched_threshold(a->table, r->step, a->guidance, &im, n, work + 5 * n);
     sched_apply(a->table, r->step, a->guidance, &im, n);
     unflatten(&a->latent, i, im.x);
     for (int k = 0; k < a->table->slots; k++) unflatten(&a->history, k * (int64_t)a->latent.n + i, im.slot[k]);
@@ -140,10 +190,8 @@ void ref_sched_step(struct dl_run *r, const struct dl_sched_step *a)
 {
     r->variant = "reference";
     struct dl_mark mark = dl_arena_mark(&r->arena);
-    float *work = cpu_scratch(r, (5 + SCHED_SLOTS) * cpu_pixels(&a->latent) * a->latent.c * 4);
-    if (!dl_run_is_dry(r) && a->table->step[r->step].draws)
-        dl_fail(&r->err, DL_EFAIL, "op sched_step: this scheduler's step takes noise, which the op is not given");
-    if (!dl_run_is_dry(r) && dl_run_ok(r) && !r->arena.failed)
+    float *work = cpu_scratch(r, STEP_ARRAYS * cpu_pixels(&a->latent) * a->latent.c * 4);
+    if (!dl_run_is_dry(r) && !r->arena.failed)
         for (int64_t i = 0; i < a->latent.n; i++) step_image(r, a, i, work);
     dl_arena_release_hi(&r->arena, mark);
 }
@@ -174,6 +222,11 @@ void ref_init(struct dl_ops *ops)
         .sinus = ref_sinus,
         .copy = ref_copy,
         .add = ref_add,
+        .pick = ref_pick,
+        .rope = ref_rope,
+        .resize = ref_resize,
+        .rel_bias = ref_rel_bias,
+        .token_mean = ref_token_mean,
         .sched_in = ref_sched_in,
         .sched_step = ref_sched_step,
         .image = ref_image,
