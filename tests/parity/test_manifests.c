@@ -3,6 +3,7 @@
 #include "loaders/bind.h"
 #include "pipelines/clip.h"
 #include "pipelines/unet.h"
+#include "pipelines/unet_if.h"
 #include "pipelines/vae.h"
 
 #include <setjmp.h>
@@ -15,7 +16,7 @@
 
 #include <cmocka.h>
 
-enum { MAX = 1024, LINE = 300 };
+enum { MAX = 2048, LINE = 300 };
 
 struct lines {
     char (*line)[LINE];
@@ -67,7 +68,54 @@ static struct lines published(const char *model, const char *part)
     return l;
 }
 
-static struct lines listed(const char *model, const char *part)
+/* What lists one network: reads the config at `path`, binds in list mode. */
+typedef int list_fn(struct bind *b, const char *path, struct dl_err *e);
+
+static int list_clip(struct bind *b, const char *path, struct dl_err *e)
+{
+    struct clip m = {0};
+    struct clip_config c;
+    int rc = clip_config_read(&c, path, e) < 0 ? -1 : clip_bind(&m, &c, b, e);
+    clip_close(&m);
+    return rc;
+}
+
+static int list_unet(struct bind *b, const char *path, struct dl_err *e)
+{
+    struct unet *m = calloc(1, sizeof *m);
+    struct unet_config c;
+    assert_non_null(m);
+    int rc = unet_config_read(&c, path, e) < 0 ? -1 : unet_bind(m, &c, b, e);
+    unet_close(m);
+    free(m);
+    return rc;
+}
+
+static int list_unet_if(struct bind *b, const char *path, struct dl_err *e)
+{
+    struct unet_if *m = calloc(1, sizeof *m);
+    struct unet_if_config c;
+    assert_non_null(m);
+    int rc = unet_if_config_read(&c, path, e);
+    if (rc == 0) unet_if_bind(m, &c, b);
+    unet_if_close(m);
+    free(m);
+    return rc;
+}
+
+static int list_vae(struct bind *b, const char *path, struct dl_err *e)
+{
+    struct vae *m = calloc(1, sizeof *m);
+    struct vae_config c;
+    assert_non_null(m);
+    int rc = vae_config_read(&c, path, e);
+    if (rc == 0) vae_bind(m, &c, b);
+    vae_close(m);
+    free(m);
+    return rc;
+}
+
+static struct lines listed(const char *model, const char *part, list_fn *list)
 {
     char path[600];
     struct lines l = {.line = calloc(MAX, LINE)};
@@ -76,53 +124,49 @@ static struct lines listed(const char *model, const char *part)
     assert_non_null(l.line);
     snprintf(path, sizeof path, "%s/models/%s/%s/config.json", DLENS_SHARED, model, part);
     assert_int_equal(bind_open_list(&b, add, &l, &e), 0);
-    int rc;
-    if (!strcmp(part, "text_encoder")) {
-        struct clip m = {0};
-        struct clip_config c;
-        rc = clip_config_read(&c, path, &e) < 0 ? -1 : clip_bind(&m, &c, &b, &e);
-        clip_close(&m);
-    } else if (!strcmp(part, "unet")) {
-        struct unet *m = calloc(1, sizeof *m);
-        struct unet_config c;
-        assert_non_null(m);
-        rc = unet_config_read(&c, path, &e) < 0 ? -1 : unet_bind(m, &c, &b, &e);
-        unet_close(m);
-        free(m);
-    } else {
-        struct vae *m = calloc(1, sizeof *m);
-        struct vae_config c;
-        assert_non_null(m);
-        rc = vae_config_read(&c, path, &e);
-        if (rc == 0) vae_bind(m, &c, &b);
-        vae_close(m);
-        free(m);
-    }
+    int rc = list(&b, path, &e);
     if (bind_close(&b, &e) < 0 || rc < 0) fail_msg("%s %s: %s", model, part, e.msg);
     return l;
 }
 
+static const struct {
+    const char *model, *part;
+    list_fn *list;
+} networks[] = {
+    {"stable-diffusion-v1-5", "text_encoder", list_clip},
+    {"stable-diffusion-v1-5", "unet", list_unet},
+    {"stable-diffusion-v1-5", "vae", list_vae},
+    {"stable-diffusion-2-1", "text_encoder", list_clip},
+    {"stable-diffusion-2-1", "unet", list_unet},
+    {"stable-diffusion-2-1", "vae", list_vae},
+    {"stable-diffusion-2-1-base", "text_encoder", list_clip},
+    {"stable-diffusion-2-1-base", "unet", list_unet},
+    {"stable-diffusion-2-1-base", "vae", list_vae},
+    {"IF-I-M-v1.0", "unet", list_unet_if},
+    {"IF-I-L-v1.0", "unet", list_unet_if},
+    {"IF-I-XL-v1.0", "unet", list_unet_if},
+    {"IF-II-L-v1.0", "unet", list_unet_if},
+};
+
 static void test_lists(void **state)
 {
     (void)state;
-    static const char *const models[] = {"stable-diffusion-v1-5", "stable-diffusion-2-1", "stable-diffusion-2-1-base"};
-    static const char *const parts[] = {"text_encoder", "unet", "vae"};
     if (access(DLENS_SHARED "/manifests", F_OK)) {
         print_message("skipped: no %s/manifests\n", DLENS_SHARED);
         skip();
     }
-    for (int i = 0; i < 3; i++)
-        for (int j = 0; j < 3; j++) {
-            struct lines a = published(models[i], parts[j]), b = listed(models[i], parts[j]);
-            qsort(a.line, (size_t)a.n, LINE, order);
-            qsort(b.line, (size_t)b.n, LINE, order);
-            for (int k = 0; k < a.n && k < b.n; k++)
-                if (strcmp(a.line[k], b.line[k]))
-                    fail_msg("%s %s: published %s, listed %s", models[i], parts[j], a.line[k], b.line[k]);
-            assert_int_equal(a.n, b.n);
-            print_message("%s %s: %d tensors\n", models[i], parts[j], a.n);
-            free(a.line), free(b.line);
-        }
+    for (size_t i = 0; i < sizeof networks / sizeof *networks; i++) {
+        const char *model = networks[i].model, *part = networks[i].part;
+        struct lines a = published(model, part), b = listed(model, part, networks[i].list);
+        qsort(a.line, (size_t)a.n, LINE, order);
+        qsort(b.line, (size_t)b.n, LINE, order);
+        for (int k = 0; k < a.n && k < b.n; k++)
+            if (strcmp(a.line[k], b.line[k]))
+                fail_msg("%s %s: published %s, listed %s", model, part, a.line[k], b.line[k]);
+        assert_int_equal(a.n, b.n);
+        print_message("%s %s: %d tensors\n", model, part, a.n);
+        free(a.line), free(b.line);
+    }
 }
 
 int main(void)
