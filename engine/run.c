@@ -58,7 +58,7 @@ static int record(struct dl_replay *p, struct dl_run *r, void (*program)(void *)
 int dl_replay_run(struct dl_replay *p, struct dl_run *r, void *work, int64_t bytes, const void *key, int64_t key_bytes,
                   void (*program)(void *user), void *user, struct dl_err *e)
 {
-    bool can = r->be->record_begin && !r->tap && !r->log_on && !r->time_on;
+    bool can = r->be->record_begin && !r->tap && !r->log_on && !r->time_on && !r->stream;
     dl_run_bind(r, work, bytes);
     if (can) {
         if (same_program(p, r, key, key_bytes, e) < 0) return -1;
@@ -89,11 +89,12 @@ static int load_one(struct dl_run *r, struct dl_wset *s, struct dl_w *w, struct 
     return 0;
 }
 
-int dl_run_load(struct dl_run *r, struct dl_wset *s, struct dl_err *e)
+static int load(struct dl_run *r, struct dl_wset *s, bool staged, struct dl_err *e)
 {
     s->free_data = r->be->free, s->ctx = r->ctx;
     for (int64_t i = 0; i < s->n; i++) {
         bool any = false;
+        if (s->w[i]->stage && !staged) continue;
         for (struct dl_pack *p = s->w[i]->packs; p; p = p->next) {
             if (p->data) continue;
             if (load_one(r, s, s->w[i], p, e) < 0) return -1;
@@ -103,6 +104,10 @@ int dl_run_load(struct dl_run *r, struct dl_wset *s, struct dl_err *e)
     }
     return 0;
 }
+
+int dl_run_load(struct dl_run *r, struct dl_wset *s, struct dl_err *e) { return load(r, s, true, e); }
+
+int dl_run_load_unstaged(struct dl_run *r, struct dl_wset *s, struct dl_err *e) { return load(r, s, false, e); }
 
 int dl_run_check(struct dl_run *r, struct dl_err *e)
 {

@@ -35,8 +35,25 @@ struct dl_log {
     double ms; /* filled in eager runs when the run is timed */
 };
 
-struct dl_ctx;   /* a backend's own state: device, streams, primitive cache */
-struct dl_graph; /* a recorded program, the backend's own */
+struct dl_ctx;    /* a backend's own state: device, streams, primitive cache */
+struct dl_graph;  /* a recorded program, the backend's own */
+struct dl_lanes;  /* a backend's ways for copies beside its own queue */
+struct dl_lane;   /* one of them, of one thread */
+struct dl_stream; /* stream.h */
+
+/* How weights reach a device from other threads while it computes, see stream.h. `workers` threads fill slots; begin
+ * and end are called by worker number `worker` around each fill into slot number `slot`, enter and leave by the
+ * computing thread around the ops that use the slot. The backend sees to it that what is copied into a slot waits for
+ * the ops before its last leave, and the ops after an enter for what was copied. */
+struct dl_lane_ops {
+    int workers; /* how many it takes to keep the copies going */
+    int (*open)(struct dl_ctx *, int workers, int slots, struct dl_lanes **, struct dl_err *);
+    int (*begin)(struct dl_lanes *, int worker, int slot, struct dl_lane **, struct dl_err *);
+    int (*end)(struct dl_lanes *, int worker, int slot, struct dl_err *);
+    int (*enter)(struct dl_lanes *, int slot, struct dl_err *);
+    int (*leave)(struct dl_lanes *, int slot, struct dl_err *);
+    void (*close)(struct dl_lanes *); /* waits for copies and ops that are under way */
+};
 
 struct dl_backend {
     const char *name; /* "cpu", "cuda" */
@@ -58,6 +75,7 @@ struct dl_backend {
     int (*record_end)(struct dl_ctx *, struct dl_graph **g, struct dl_err *);
     int (*replay)(struct dl_ctx *, struct dl_graph *g, int32_t step, struct dl_err *);
     void (*graph_free)(struct dl_ctx *, struct dl_graph *g);
+    const struct dl_lane_ops *lanes; /* NULL: the backend's memory is the host's, and ops are done when they return */
     void (*close)(struct dl_ctx *);
 };
 
@@ -69,7 +87,8 @@ struct dl_run {
     struct dl_arena arena;
     int32_t step; /* step index for dl_vec tables and the scheduler ops; CUDA keeps its own on the device */
     struct dl_account account;
-    struct dl_err err; /* sticky */
+    struct dl_err err;        /* sticky */
+    struct dl_stream *stream; /* where dl_stage gets weights from; NULL: all are loaded. Borrowed */
 
     const char *variant; /* set by the backend's entry: what it chose for the op under way */
     struct dl_log *log;  /* [n_log] kept when log_on; owned, see dl_run_close */
@@ -100,13 +119,15 @@ struct dl_replay {
 /* Runs `program` on r for the step r->step in `work` [bytes], as dl_run_bind and a call would. The first run of a key
  * is eager; from the second on the program is recorded and replayed where the backend can. `key` [key_bytes] is
  * everything that the program depends on besides the step index (row maps, sizes): another key starts afresh. A run
- * that is tapped, logged or timed is always eager. */
+ * that is tapped, logged, timed or streamed (stream.h) is always eager. */
 int dl_replay_run(struct dl_replay *p, struct dl_run *r, void *work, int64_t bytes, const void *key, int64_t key_bytes,
                   void (*program)(void *user), void *user, struct dl_err *e);
 void dl_replay_close(struct dl_replay *p, const struct dl_run *r);
 
 /* Makes every weight form of the set that was asked for and has no data yet. */
 int dl_run_load(struct dl_run *r, struct dl_wset *s, struct dl_err *e);
+/* Those of weights that belong to no stage. */
+int dl_run_load_unstaged(struct dl_run *r, struct dl_wset *s, struct dl_err *e);
 
 /* First failure of the run: copies it to e and returns -1, or 0. Also reports an arena that was too small. */
 int dl_run_check(struct dl_run *r, struct dl_err *e);

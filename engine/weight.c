@@ -21,23 +21,37 @@ int dl_wset_add(struct dl_wset *s, struct dl_w *w, const char *name, struct dl_e
     }
     char *copy = strdup(name);
     if (!copy) return dl_fail(e, DL_ENOMEM, "no memory for the list of weights");
-    w->name = copy, w->set = s, w->packs = NULL;
+    w->name = copy, w->set = s, w->packs = NULL, w->stage = s->mark;
     s->w[s->n++] = w;
     return 0;
 }
 
-void dl_wset_close(struct dl_wset *s)
+void dl_wset_mark(struct dl_wset *s, int stage)
+{
+    if (s) s->mark = stage + 1;
+}
+
+void dl_wset_forget(struct dl_wset *s)
 {
     for (int64_t i = 0; i < s->n; i++) {
-        struct dl_w *w = s->w[i];
-        for (struct dl_pack *p = w->packs, *next; p; p = next) {
+        for (struct dl_pack *p = s->w[i]->packs, *next; p; p = next) {
             next = p->next;
             if (p->data && s->free_data) s->free_data(s->ctx, p->data);
             if (p->drop) p->drop(p->arg);
             free(p);
         }
+        s->w[i]->packs = NULL;
+    }
+    s->pack_bytes = s->loaded_bytes = 0;
+}
+
+void dl_wset_close(struct dl_wset *s)
+{
+    dl_wset_forget(s);
+    for (int64_t i = 0; i < s->n; i++) {
+        struct dl_w *w = s->w[i];
         free((char *)w->name);
-        w->packs = NULL, w->name = NULL, w->set = NULL, w->n_parts = 0;
+        w->name = NULL, w->set = NULL, w->n_parts = 0;
     }
     free(s->w);
     *s = (struct dl_wset){0};
@@ -74,14 +88,20 @@ void dl_w_read(const struct dl_w *w, void *dst, int t)
     }
 }
 
-void dl_w_release_pages(const struct dl_w *w)
+/* Advice about the whole pages of each part, with those at its ends (shared with its neighbours) or without. */
+static void advise(const struct dl_w *w, int advice, bool ends)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     for (int i = 0; i < w->n_parts; i++) {
         if (!w->part[i].mapped) continue;
         uintptr_t from = (uintptr_t)w->part[i].file;
         uintptr_t to = from + (uintptr_t)(w->part[i].rows * row_count(w) * dl_type_bytes(w->part[i].t));
-        from = (from + page - 1) & ~(page - 1), to &= ~(page - 1);
-        if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+        if (!ends) from += page - 1;
+        from &= ~(page - 1), to &= ~(page - 1);
+        if (to > from) madvise((void *)from, to - from, advice);
     }
 }
+
+void dl_w_want_pages(const struct dl_w *w) { advise(w, MADV_WILLNEED, true); }
+
+void dl_w_release_pages(const struct dl_w *w) { advise(w, MADV_DONTNEED, false); }

@@ -8,6 +8,8 @@
  * the dry run: the variant asks for the form there (a struct dl_pack is then hung on the weight, without bytes), and
  * dl_run_load() makes all forms that were asked for before the first real run. Packs belong to the weight's set and die
  * with it; file bytes are borrowed from the mapping, which must outlive the set until dl_run_load() has returned.
+ *
+ * A weight may be marked with a stage, see stream.h: then its packs can pass through memory instead of staying there.
  */
 #ifndef DL_WEIGHT_H
 #define DL_WEIGHT_H
@@ -21,6 +23,7 @@
 enum { DL_WPARTS = 4 };
 
 struct dl_ctx;
+struct dl_lane; /* run.h */
 struct dl_w;
 struct dl_wset;
 
@@ -34,10 +37,12 @@ struct dl_wpart {
 /* One form of a weight, owned by the set. */
 struct dl_pack {
     struct dl_pack *next;
-    uint64_t key;  /* which form: the backend's own number (type, layout) */
-    int64_t bytes; /* size of data */
-    void *data;    /* NULL until loaded; device memory on CUDA */
-    /* Fills data from the weight's parts; called once by dl_run_load() with data allocated. `arg` is the variant's. */
+    uint64_t key;         /* which form: the backend's own number (type, layout) */
+    int64_t bytes;        /* size of data */
+    void *data;           /* NULL until loaded; device memory on CUDA */
+    struct dl_lane *lane; /* what a copy goes by, in a stream's thread; NULL: the backend's own queue */
+    /* Fills data from the weight's parts; called with data allocated, once by dl_run_load(), or many times by a
+     * stream's threads, several of them at once. `arg` is the variant's. */
     int (*fill)(struct dl_pack *, const struct dl_w *, void *arg, struct dl_err *);
     void (*drop)(void *arg); /* frees arg; may be NULL */
     void *arg;
@@ -48,6 +53,7 @@ struct dl_w {
     int64_t dim[4];   /* torch order: Linear [out, in], Conv [out, in, kh, kw], norm [c]; all parts together */
     int nd;
     int n_parts; /* 0: not bound */
+    int stage;   /* 0: needed throughout; else 1 + its stage, as dl_wset_mark said when it was bound */
     struct dl_wpart part[DL_WPARTS];
     struct dl_pack *packs;
     struct dl_wset *set;
@@ -58,6 +64,7 @@ struct dl_wset {
     struct dl_w *
         *w; /* [n] every bound weight, in the order of binding; the array is owned, the weights are the model's */
     int64_t n, cap;
+    int mark;                                       /* what w->stage becomes; see dl_wset_mark */
     int64_t pack_bytes;                             /* of all packs asked for so far */
     int64_t loaded_bytes;                           /* of all packs that have their data */
     void (*free_data)(struct dl_ctx *, void *data); /* how a pack's data goes back: set by dl_run_load */
@@ -68,6 +75,13 @@ int64_t dl_w_count(const struct dl_w *w); /* elements */
 
 /* Adds w to the set (w->name is copied). Returns < 0 when memory is out. */
 int dl_wset_add(struct dl_wset *s, struct dl_w *w, const char *name, struct dl_err *e);
+
+/* Weights that are added from now on belong to this stage (>= 0), or are needed throughout (-1, as at the beginning).
+ * s may be NULL, as it is where tensors are only listed. */
+void dl_wset_mark(struct dl_wset *s, int stage);
+
+/* Frees all packs, so that the next dry run asks anew; not while a stream is open over the set. */
+void dl_wset_forget(struct dl_wset *s);
 
 /* Frees packs and names; the weights themselves are the model's. Leaves an empty set. */
 void dl_wset_close(struct dl_wset *s);
@@ -82,6 +96,9 @@ struct dl_pack *dl_w_want(struct dl_w *w, uint64_t key, int64_t bytes,
 
 /* Copies the weight as stored, all parts in order, into dst as type t: [count]. */
 void dl_w_read(const struct dl_w *w, void *dst, int t);
+
+/* Asks the system to read the file pages behind w; returns before they are there. */
+void dl_w_want_pages(const struct dl_w *w);
 
 /* Tells the system that the file pages behind w may be dropped (they come back from the file when touched). */
 void dl_w_release_pages(const struct dl_w *w);
