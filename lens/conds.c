@@ -3,8 +3,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-int lens_conds_open(struct lens_conds *c, const struct lens_prompt *prompt, int n_prompts, int n_layers,
-                    struct dl_err *e)
+const char *lens_negative_of(const struct pipe *p, const struct lens_prompt *prompt)
+{
+    return prompt->negative ? prompt->negative : p->zero_negative ? NULL : "";
+}
+
+static bool same_negative(const struct pipe *p, const struct lens_prompt *a, const struct lens_prompt *b)
+{
+    const char *s = lens_negative_of(p, a), *t = lens_negative_of(p, b);
+    return s && t ? !strcmp(s, t) : s == t;
+}
+
+int lens_conds_open(struct lens_conds *c, const struct pipe *p, const struct lens_prompt *prompt, int n_prompts,
+                    int n_layers, struct dl_err *e)
 {
     *c = (struct lens_conds){.n_prompts = n_prompts, .n_layers = n_layers};
     c->cond = calloc((size_t)n_prompts * (size_t)n_layers, sizeof *c->cond);
@@ -16,7 +27,7 @@ int lens_conds_open(struct lens_conds *c, const struct lens_prompt *prompt, int 
     }
     for (int i = 0; i < n_prompts; i++) {
         int j = 0;
-        while (j < i && strcmp(prompt[j].negative, prompt[i].negative)) j++;
+        while (j < i && !same_negative(p, &prompt[j], &prompt[i])) j++;
         c->negative_of[i] = j < i ? c->negative_of[j] : c->n_negatives++;
     }
     return 0;
@@ -30,32 +41,33 @@ void lens_conds_close(struct lens_conds *c)
     *c = (struct lens_conds){0};
 }
 
-const char *lens_negative(const struct lens_conds *c, const struct lens_prompt *prompt, int i)
+const char *lens_negative(const struct lens_conds *c, const struct pipe *p, const struct lens_prompt *prompt, int i)
 {
     for (int j = 0; j < c->n_prompts; j++)
-        if (c->negative_of[j] == i) return prompt[j].negative;
-    return "";
+        if (c->negative_of[j] == i) return lens_negative_of(p, &prompt[j]);
+    return NULL;
 }
 
 static int encode_prompt(struct pipe *p, const struct lens_text *t, int i, struct lens_conds *c, struct dl_err *e)
 {
     struct text_states st[PIPE_ENCODERS] = {0};
     const char *text = t->prompt[i].text;
-    int rc = pipe_encode(p, text, st, e);
+    int rc = pipe_encode(p, text, &t->lens, st, e);
     for (int j = 0; j < t->n_layers && rc == 0; j++)
-        rc = pipe_condition(p, st, t->k[j], t->norm, &c->cond[(int64_t)i * t->n_layers + j], e);
+        rc = pipe_condition(p, st, &t->lens, t->k[j], &c->cond[(int64_t)i * t->n_layers + j], e);
     if (rc == 0 && t->seen) rc = t->seen(t->user, i, text, st, e);
     text_states_close(st);
     return rc;
 }
 
-/* A negative takes the ordinary encoding: the last state under the final norm, whatever the lens does. */
+/* A negative takes the ordinary encoding, whatever the lens does. */
 static int encode_negative(struct pipe *p, const struct lens_text *t, int i, struct lens_conds *c, struct dl_err *e)
 {
     struct text_states st[PIPE_ENCODERS] = {0};
-    const char *text = lens_negative(c, t->prompt, i);
-    int rc = pipe_encode(p, text, st, e);
-    if (rc == 0) rc = pipe_condition(p, st, st[0].blocks, true, &c->negative[i], e);
+    const char *text = lens_negative(c, p, t->prompt, i);
+    if (!text) return pipe_cond_open(p, &c->negative[i], e);
+    int rc = pipe_encode(p, text, NULL, st, e);
+    if (rc == 0) rc = pipe_condition(p, st, NULL, 0, &c->negative[i], e);
     if (rc == 0 && t->seen) rc = t->seen(t->user, -1 - i, text, st, e);
     text_states_close(st);
     return rc;
@@ -63,9 +75,9 @@ static int encode_negative(struct pipe *p, const struct lens_text *t, int i, str
 
 int lens_encode(struct pipe *p, const struct lens_text *t, struct lens_conds *c, struct dl_err *e)
 {
-    if (lens_conds_open(c, t->prompt, t->n_prompts, t->n_layers, e) < 0) return -1;
-    int rc = 0;
-    for (int i = 0; i < t->n_prompts + c->n_negatives && rc == 0; i++) {
+    if (lens_conds_open(c, p, t->prompt, t->n_prompts, t->n_layers, e) < 0) return -1;
+    int rc = 0, n = t->n_prompts + (t->guided ? c->n_negatives : 0);
+    for (int i = 0; i < n && rc == 0; i++) {
         if (t->stop && *t->stop)
             rc = dl_fail(e, DL_EINTERRUPT, "interrupted");
         else

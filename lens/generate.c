@@ -35,7 +35,7 @@ int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struc
     int64_t images = 0;
     for (int i = 0; i < group; i++) images += (int64_t)job->prompt[i].n_seeds * job->n_layers;
     job->gen.images = images;
-    job->gen.conds = group * job->n_layers + (job->gen.guidance > 1 ? group : 0);
+    job->gen.conds = group * job->n_layers + (pipe_guided(p, job->gen.guidance) ? group : 0);
     return pipe_plan(p, &job->gen, out, e);
 }
 
@@ -43,6 +43,7 @@ int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struc
 struct making {
     struct pipe *p;
     const struct lens_job *job;
+    const struct pipe_plan *plan;
     const struct lens_conds *conds;
     struct manifest *m;
     const struct lens_progress *pr;
@@ -51,8 +52,10 @@ struct making {
     const struct manifest_image *image; /* all of them */
     int64_t n_images, done;
     int batch;
-    int64_t count; /* elements of a latent */
-    float *store;  /* [batch][count] */
+    int64_t count;      /* elements of a latent */
+    float *store;       /* [batch][count] */
+    float *scratch;     /* [count] */
+    struct dl_rng *rng; /* [batch] the images' generators, as their initial noise left them */
     uint8_t *rgb;
     time_t flushed;
     int step_batch; /* images of the batch under way */
@@ -79,7 +82,7 @@ static int open_group(struct making *g, int first, int n, struct dl_err *e)
     int rows = 0;
     for (int i = first; i < first + n; i++)
         for (int j = 0; j < c->n_layers; j++) g->group_cond[rows++] = c->cond[(int64_t)i * c->n_layers + j];
-    for (int i = first; g->job->gen.guidance > 1 && i < first + n; i++) {
+    for (int i = first; pipe_guided(g->p, g->job->gen.guidance) && i < first + n; i++) {
         int j = first;
         while (j < i && c->negative_of[j] != c->negative_of[i]) j++;
         g->negative_row[i] = j < i ? g->negative_row[j] : rows;
@@ -89,18 +92,17 @@ static int open_group(struct making *g, int first, int n, struct dl_err *e)
     return pipe_conditions(g->p, g->group_cond, rows, e);
 }
 
-/* Noise of image i. Sequential noise runs on from layer to layer of one prompt and seed: those before are drawn and
- * passed over. */
-static int noise_of(struct making *g, int64_t i, float *out, struct dl_err *e)
+/* Initial noise of image i, and its generator after that. Sequential noise runs on from layer to layer of one prompt
+ * and seed: what the layers before take, their steps' noise included, is drawn and passed over. */
+static int noise_of(struct making *g, int64_t i, struct dl_rng *rng, float *out, struct dl_err *e)
 {
     const struct lens_job *job = g->job;
-    struct dl_rng rng;
-    rng_seed(&rng, job->rng, g->image[i].seed, job->rng_sms, 0);
-    int draws = 1;
+    rng_seed(rng, job->rng, g->image[i].seed, job->rng_sms, 0);
+    int before = 0;
     if (job->noise == LENS_SEQUENTIAL)
-        while (job->k[draws - 1] != g->image[i].k) draws++;
-    for (int d = 0; d < draws; d++)
-        if (pipe_noise(g->p, &rng, job->gen.width, job->gen.height, job->gen.type, out, e) < 0) return -1;
+        while (job->k[before] != g->image[i].k) before++;
+    for (int d = 0; d <= before * (1 + g->plan->draws); d++)
+        if (pipe_noise(g->p, rng, job->gen.width, job->gen.height, job->gen.type, out, e) < 0) return -1;
     return 0;
 }
 
@@ -123,7 +125,10 @@ static int64_t noise_number(const struct making *g, const int64_t *list, int n, 
 static int write_image(struct making *g, int64_t i, const float *latent, struct dl_err *e)
 {
     const struct pipe_progress pr = {.stop = g->pr ? g->pr->stop : NULL};
-    if (g->latents && latents_put(g->latents, &g->image[i], latent, e) < 0) return -1;
+    if (g->latents) {
+        pipe_unpack(g->p, g->job->gen.width, g->job->gen.height, latent, g->scratch);
+        if (latents_put(g->latents, &g->image[i], g->scratch, e) < 0) return -1;
+    }
     if (manifest_is_done(g->m, i)) return 0; /* only its latent was missing */
     if (pipe_decode(g->p, latent, g->rgb, &pr, e) < 0) return -1;
     char *settings = manifest_image_text(g->m, i);
@@ -151,8 +156,9 @@ static int make_batch(struct making *g, const int64_t *list, int n, struct dl_er
         im[i] = (struct pipe_image){.cond = at * g->job->n_layers + layer_index(g->job, want->k),
                                     .negative = g->negative_row[want->prompt],
                                     .noise = noise_number(g, list, n, i),
-                                    .latent = g->store + i * g->count};
-        if (noise_of(g, list[i], im[i].latent, e) < 0) return -1;
+                                    .latent = g->store + i * g->count,
+                                    .rng = &g->rng[i]};
+        if (noise_of(g, list[i], im[i].rng, im[i].latent, e) < 0) return -1;
     }
     const struct pipe_progress pr = {.step = tell, .user = g, .stop = g->pr ? g->pr->stop : NULL};
     if (pipe_denoise(g->p, im, n, &pr, e) < 0) return -1;
@@ -194,7 +200,7 @@ static int make_all(struct making *g, struct dl_err *e)
 int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_plan *plan, const struct lens_conds *c,
                   struct manifest *m, const char *dir, const struct lens_progress *pr, struct dl_err *e)
 {
-    struct making g = {.p = p, .job = job, .conds = c, .m = m, .pr = pr, .flushed = time(NULL)};
+    struct making g = {.p = p, .job = job, .plan = plan, .conds = c, .m = m, .pr = pr, .flushed = time(NULL)};
     struct manifest_image *all = NULL;
     struct dl_err late = {0};
     int rc = -1;
@@ -215,10 +221,12 @@ int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_
     g.batch = plan->batch;
     g.count = pipe_latent_count(p, job->gen.width, job->gen.height);
     g.store = malloc((size_t)(g.batch * g.count) * sizeof(float));
+    g.scratch = malloc((size_t)g.count * sizeof(float));
+    g.rng = malloc((size_t)g.batch * sizeof *g.rng);
     g.rgb = malloc((size_t)job->gen.width * (size_t)job->gen.height * 3);
     g.group_cond = calloc((size_t)job->gen.conds, sizeof *g.group_cond);
     g.negative_row = calloc((size_t)job->n_prompts, sizeof *g.negative_row);
-    if (!g.store || !g.rgb || !g.group_cond || !g.negative_row) {
+    if (!g.store || !g.scratch || !g.rng || !g.rgb || !g.group_cond || !g.negative_row) {
         dl_fail(e, DL_ENOMEM, "no memory for a batch of %d images", g.batch);
         goto done;
     }
@@ -230,6 +238,6 @@ done:
     late = (struct dl_err){0};
     if (g.latents && latents_flush(g.latents, &late) < 0 && rc == 0) rc = dl_fail(e, late.code, "%s", late.msg);
     latents_close(g.latents);
-    free(g.store), free(g.rgb), free(g.group_cond), free(g.negative_row), free(all);
+    free(g.store), free(g.scratch), free(g.rng), free(g.rgb), free(g.group_cond), free(g.negative_row), free(all);
     return rc;
 }

@@ -14,11 +14,15 @@
 
 struct lens_prompt {
     char *text;
-    char *negative;  /* never NULL when guidance is on: "" by default */
+    char *negative;  /* NULL: none given, see lens_negative_of */
     uint64_t *seeds; /* [n_seeds] as the generator takes them */
     int n_seeds;
     bool own_seed; /* the one seed came with the prompt: a snapshot keeps it */
 };
+
+/* The negative prompt that takes effect with guidance: where none is given the empty one, or (struct
+ * pipe.zero_negative) NULL: a condition of zeros. */
+const char *lens_negative_of(const struct pipe *p, const struct lens_prompt *prompt);
 
 /* What is fed to the denoiser: for prompt i and chosen layer j, cond[i * n_layers + j]; for its negative,
  * negative[negative_of[i]]. */
@@ -33,9 +37,10 @@ struct lens_text {
     int n_prompts;
     const int *k; /* [n_layers] */
     int n_layers;
-    bool norm; /* the encoder's final norm is applied to the chosen layers */
-    /* Called after each prompt (i >= 0) and negative (i < 0, -1 - i its number) with all its states, before they are
-     * freed; may be NULL. */
+    struct pipe_lens lens;
+    bool guided; /* negatives are wanted */
+    /* Called after each prompt (i >= 0) and negative text (i < 0, -1 - i its number) with all its states, before they
+     * are freed; may be NULL. */
     int (*seen)(void *user, int i, const char *text, const struct text_states st[PIPE_ENCODERS], struct dl_err *e);
     void *user;
     const volatile sig_atomic_t *stop;
@@ -45,11 +50,11 @@ struct lens_text {
 int lens_encode(struct pipe *p, const struct lens_text *t, struct lens_conds *c, struct dl_err *e);
 /* Sets up *c for these prompts without conditions: negatives are told apart and numbered. Where conditions come from a
  * file. */
-int lens_conds_open(struct lens_conds *c, const struct lens_prompt *prompt, int n_prompts, int n_layers,
-                    struct dl_err *e);
+int lens_conds_open(struct lens_conds *c, const struct pipe *p, const struct lens_prompt *prompt, int n_prompts,
+                    int n_layers, struct dl_err *e);
 void lens_conds_close(struct lens_conds *c);
-/* The text of negative number i. */
-const char *lens_negative(const struct lens_conds *c, const struct lens_prompt *prompt, int i);
+/* The text of negative number i; NULL: zeros. */
+const char *lens_negative(const struct lens_conds *c, const struct pipe *p, const struct lens_prompt *prompt, int i);
 
 enum lens_noise { LENS_SHARED, LENS_SEQUENTIAL };
 
@@ -58,6 +63,7 @@ struct lens_job {
     int n_prompts;
     const int *k;
     int n_layers;
+    struct pipe_lens lens;
     enum lens_noise noise;
     enum rng_kind rng;
     int rng_sms;

@@ -6,9 +6,14 @@
  *   text      pipe_encode: one pass of every encoder over one text, all hidden states to the host (struct text_states);
  *             pipe_condition: from states and a layer to what the denoiser is fed (struct pipe_cond); pipe_drop_text.
  *   denoise   pipe_plan: sizes, batch and memory of a generation, nothing loaded; pipe_load; then per group of
- * conditions pipe_conditions, and per batch pipe_denoise. decode    pipe_decode: a latent to pixels.
+ *             conditions pipe_conditions, and per batch pipe_denoise.
+ *   decode    pipe_decode: a latent to pixels.
  *
- * One implementation per product model fills struct pipe_class (sd.c). All are single-threaded from the caller's side.
+ * One implementation per product model fills struct pipe_class (sd.c): its text phase, and through struct dn_net its
+ * networks; what the denoising phases have in common is denoise.c. All are single-threaded from the caller's side.
+ *
+ * Latents lie in the network's order from noise to decoding: [h][w][c], or (latent_patch 2, FLUX) packed in patches
+ * of 2 x 2 as [h/2][w/2][4c] with channel 4c' + 2y + x for the patch's pixel (y, x); pipe_unpack undoes that.
  */
 #ifndef DL_PIPE_H
 #define DL_PIPE_H
@@ -28,6 +33,30 @@ struct pipe_encoder {
     const char *folder; /* "text_encoder" */
     int blocks;         /* N: hidden states are k = 0..N */
     int width, tokens;  /* of one hidden state [tokens][width]; tokens as --max-tokens leaves them */
+    int pooled;         /* width of its pooled vector; 0: the product model uses none */
+};
+
+/* Where the pooled vector of a model that has one beside its text comes from, when the encoder that gives it is looked
+ * through: from the chosen state like the text, from the whole encoder, or from the whole encoder fed "". */
+enum pipe_pooled { PIPE_POOLED_LENS, PIPE_POOLED_FULL, PIPE_POOLED_EMPTY };
+
+/* How a prompt is looked at. */
+struct pipe_lens {
+    int encoder;       /* the one studied */
+    bool norm;         /* its final norm is applied to the chosen state */
+    bool other_prompt; /* the encoder that is not studied is fed the prompt, and not "" */
+    enum pipe_pooled pooled;
+};
+
+/* Options that a model may honour, bits of struct pipe.honours. */
+enum pipe_option {
+    PIPE_OTHER = 1,
+    PIPE_POOLED = 2,
+    PIPE_MAX_TOKENS = 4,
+    PIPE_UPSCALE = 8,
+    PIPE_CLEAN_CAPTION = 16,
+    PIPE_CROP = 32, /* original and target size, crop */
+    PIPE_RESIDENT = 64,
 };
 
 struct pipe_defaults {
@@ -40,41 +69,55 @@ struct pipe_defaults {
 struct text_states {
     const char *encoder; /* folder name, the pipe's */
     int blocks, tokens, width;
-    float *hidden;   /* [blocks + 1][tokens][width], pre-norm */
-    float *final;    /* [tokens][width], the normed last state */
-    int32_t *ids;    /* [tokens] */
-    uint8_t *mask;   /* [tokens] 1 where the encoder is told to look; all 1 for CLIP */
+    float *hidden;       /* [blocks + 1][tokens][width], pre-norm */
+    float *final;        /* [tokens][width], the normed last state */
+    int32_t *ids;        /* [tokens] */
+    uint8_t *mask;       /* [tokens] 1 where the encoder is told to look; all 1 for CLIP */
+    float *pooled;       /* [pooled_width] of the whole encoder, or NULL */
+    float *pooled_empty; /* likewise, of the empty text, where PIPE_POOLED_EMPTY asks for it; else NULL */
+    int pooled_width;
     int eos;         /* position of the first end token */
     char *truncated; /* what was cut off, "" if nothing */
 };
 
 /* What is fed to the denoiser for one row: host f32. */
 struct pipe_cond {
-    float *text; /* [tokens][width], owned */
-    int tokens, width;
+    float *text;   /* [tokens][width], owned */
+    float *pooled; /* [pooled_width], owned; NULL where the model has none */
+    int tokens, width, pooled_width;
 };
 
 /* One image to make. */
 struct pipe_image {
     int32_t cond, negative; /* rows of the current conditions; negative is not looked at without guidance */
     int64_t noise;          /* images with the same number start from the same noise: their first step shares work */
-    float *latent; /* host [h][w][c] f32: the initial noise on entry (unit variance), the final latent on return */
+    float *latent;      /* host [h][w][c] f32: the initial noise on entry (unit variance), the final latent on return */
+    struct dl_rng *rng; /* noise of the steps that draw some; not looked at where pipe_plan.draws is 0 */
+    const float *lowres; /* an upscaler's input, host [h][w][c] in -1..1 at the network's size; else NULL */
 };
+
+enum pipe_resident { PIPE_RESIDENT_AUTO, PIPE_RESIDENT_ALL, PIPE_RESIDENT_STREAM };
 
 struct pipe_gen {
     int width, height, steps;
     float guidance;
-    enum sched_kind scheduler; /* SCHED_FILE: the folder's own */
-    int type;                  /* enum dl_type of activations and weights in denoiser and VAE */
-    int batch;                 /* 0: choose */
-    int64_t images;            /* how many there are at most to batch: bounds the batch */
-    int conds;                 /* most conditions at once (pipe_conditions), negatives included */
-    int vae_tile;              /* -1: tile when memory asks for it; 0: never; else side in latent pixels */
+    enum sched_kind scheduler;   /* SCHED_FILE: the folder's own */
+    int type;                    /* enum dl_type of activations and weights in denoiser and VAE */
+    int batch;                   /* 0: choose */
+    int64_t images;              /* how many there are at most to batch: bounds the batch */
+    int conds;                   /* most conditions at once (pipe_conditions), negatives included */
+    int vae_tile;                /* -1: tile when memory asks for it; 0: never; else side in latent pixels */
+    int vae_type;                /* enum dl_type of the VAE; -1: the model's choice for `type` */
+    enum pipe_resident resident; /* PIPE_RESIDENT: whether weights stay or are streamed block by block */
+    /* PIPE_CROP: what the model is told of the picture, in pixels; 0 means the size (and crop at the corner). */
+    int original_w, original_h, crop_x, crop_y, target_w, target_h;
 };
 
 struct pipe_plan {
     int batch;                                     /* images at once */
     int evaluations;                               /* calls of the denoiser for one image */
+    int draws;                                     /* steps that draw noise after the initial one, for one image */
+    bool streamed;                                 /* denoiser weights are streamed; denoiser_bytes are the slots */
     int vae_tile;                                  /* 0: the whole image at once */
     int64_t text_bytes, denoiser_bytes, vae_bytes; /* weights as the backend holds them */
     int64_t keep_bytes, work_bytes;                /* arenas of the denoising phase */
@@ -89,21 +132,22 @@ struct pipe_progress {
     const volatile sig_atomic_t *stop; /* when it becomes non-zero the call ends with DL_EINTERRUPT; may be NULL */
 };
 
+struct dn;
 struct pipe;
 
 struct pipe_class {
     const char *pipeline; /* class in model_index.json */
+    const char *models;   /* for people: "Stable Diffusion 1.x and 2.x" */
     int (*open)(struct pipe *p, struct dl_err *e);
     int (*tokens)(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e);
-    int (*encode)(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e);
-    int (*condition)(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c,
-                     struct dl_err *e);
+    int (*encode)(struct pipe *p, const char *text, const struct pipe_lens *l, struct text_states st[PIPE_ENCODERS],
+                  struct dl_err *e);
+    /* c comes allocated and zeroed. */
+    int (*condition)(struct pipe *p, const struct text_states st[PIPE_ENCODERS], const struct pipe_lens *l, int k,
+                     struct pipe_cond *c, struct dl_err *e);
+    /* Weight and arena bytes of the text phase; measured, nothing loaded. */
+    int (*plan_text)(struct pipe *p, int64_t *weight_bytes, int64_t *work_bytes, struct dl_err *e);
     void (*drop_text)(struct pipe *p);
-    int (*plan)(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, struct dl_err *e);
-    int (*load)(struct pipe *p, struct dl_err *e);
-    int (*conditions)(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
-    int (*denoise)(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e);
-    int (*decode)(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e);
     int (*check)(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user,
                  struct dl_err *e);
     void (*close)(struct pipe *p);
@@ -115,13 +159,21 @@ struct pipe {
     char title[96]; /* "Stable Diffusion 1.5" */
     struct pipe_encoder encoder[PIPE_ENCODERS];
     int n_encoders;
+    int studied; /* the encoder that a lens looks through by default */
     struct pipe_defaults def;
+    unsigned honours;  /* enum pipe_option */
     int size_multiple; /* width and height must be multiples of it */
-    int latent_c, latent_factor;
-    const struct dl_backend *be; /* borrowed */
+    int latent_c, latent_factor, latent_patch;
+    int cond_tokens, cond_width, cond_pooled; /* shape of a condition; cond_pooled 0: none */
+    bool zero_negative;                       /* without a negative prompt the negative condition is zeros (SDXL) */
+    bool embedded_guidance;                   /* guidance is an input of the network: there are no negatives (FLUX) */
+    int max_tokens;                           /* as asked for; 0: the model's own */
+    bool clean_caption;                       /* PIPE_CLEAN_CAPTION */
+    const struct dl_backend *be;              /* borrowed */
     struct dl_ctx *ctx;
     enum text_mode text;
-    void *impl; /* the class's own state */
+    void *impl;    /* the class's own state */
+    struct dn *dn; /* its denoising phase, inside impl */
     /* Set before pipe_check: each tensor that is missing, extra, mis-shaped or of a wrong type. */
     void (*report)(void *user, enum bind_fault fault, const char *name, const char *text);
     void *report_user;
@@ -134,6 +186,8 @@ struct pipe_opts {
     const struct dl_backend *be; /* borrowed, open as long as the pipe */
     struct dl_ctx *ctx;
     enum text_mode text;
+    int max_tokens; /* 0: the model's own */
+    bool clean_caption;
 };
 
 /* spec: a folder or a hub id, see model_dir.h. Fails for classes that dlens does not know, naming those that it does.
@@ -141,12 +195,23 @@ struct pipe_opts {
 int pipe_open(struct pipe **p, const char *spec, const struct pipe_opts *o, struct dl_err *e);
 void pipe_close(struct pipe *p); /* NULL is fine */
 
+/* For a class's open: that model_index.json names all these components. */
+int pipe_needs(const struct pipe *p, const char *const *parts, size_t n, struct dl_err *e);
+
 /* What encoder number `encoder` is fed for a text; token_list_free. */
 int pipe_tokens(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e);
-int pipe_encode(struct pipe *p, const char *text, struct text_states st[PIPE_ENCODERS], struct dl_err *e);
-int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], int k, bool norm, struct pipe_cond *c,
-                   struct dl_err *e);
+/* All states of a text. With l, the encoder that is not studied is fed as l says; NULL: every encoder gets the text. */
+int pipe_encode(struct pipe *p, const char *text, const struct pipe_lens *l, struct text_states st[PIPE_ENCODERS],
+                struct dl_err *e);
+/* What the denoiser is fed for state k of the studied encoder; l == NULL: the ordinary encoding, k is not looked at. st
+ * as pipe_encode left it, or read from a file: then `final` may be NULL. pipe_cond_close frees. */
+int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], const struct pipe_lens *l, int k,
+                   struct pipe_cond *c, struct dl_err *e);
+/* A condition of zeros: the negative of a model with zero_negative. */
+int pipe_cond_open(const struct pipe *p, struct pipe_cond *c, struct dl_err *e);
 void pipe_drop_text(struct pipe *p);
+/* Whether images of this guidance have negative conditions. */
+bool pipe_guided(const struct pipe *p, float guidance);
 int pipe_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, struct dl_err *e);
 int pipe_load(struct pipe *p, struct dl_err *e);
 int pipe_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
@@ -159,14 +224,14 @@ int pipe_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct 
 int pipe_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user,
                struct dl_err *e);
 
-/* The initial noise of one image, as torch draws it for [1][c][h][w] of the given type, in our order: out [h][w][c].
- * The generator goes on from where it is. */
+/* Noise of one image (the initial one, or a step's), as torch draws it for [1][c][h][w] of the given type, in the order
+ * of latents. The generator goes on from where it is. */
 int pipe_noise(const struct pipe *p, struct dl_rng *g, int width, int height, int type, float *out, struct dl_err *e);
 int64_t pipe_latent_count(const struct pipe *p, int width, int height);
+/* out [h][w][c] of a latent in the network's order; a plain copy where latent_patch is 1. */
+void pipe_unpack(const struct pipe *p, int width, int height, const float *latent, float *out);
 
 void text_states_close(struct text_states st[PIPE_ENCODERS]);
 void pipe_cond_close(struct pipe_cond *c);
-
-extern const struct pipe_class sd_class;
 
 #endif

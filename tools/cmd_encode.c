@@ -14,6 +14,7 @@ static const char help[] =
     "  --prompts FILE     one prompt a line, or JSON lines {\"prompt\": ..., \"negative\": ...}\n"
     "  --negative TEXT    negative prompt, stored beside (empty)\n"
     "  --text hf5|hf4     text cleaning of transformers 5 (default) or 4 with ftfy, as in the tutorial\n"
+    "  --encoder NAME, --other MODE, --max-tokens N, --clean-caption on|off   as for dlens sweep\n"
     "  --out FILE         safetensors: p000.text_encoder.hidden_states [N+1][tokens][dim] (k = 0..N, before the final\n"
     "                     norm), input_ids, attention_mask, final, and the same under negative.\n"
     "  --dry-run          open the model, count and measure, write nothing\n"
@@ -27,6 +28,10 @@ static const struct option options[] = {CLI_OPTIONS,
                                         {"prompts", required_argument, NULL, GEN_PROMPTS},
                                         {"negative", required_argument, NULL, GEN_NEGATIVE},
                                         {"text", required_argument, NULL, GEN_TEXT},
+                                        {"encoder", required_argument, NULL, GEN_ENCODER},
+                                        {"other", required_argument, NULL, GEN_OTHER},
+                                        {"max-tokens", required_argument, NULL, GEN_MAX_TOKENS},
+                                        {"clean-caption", required_argument, NULL, GEN_CLEAN_CAPTION},
                                         {0}};
 
 struct store {
@@ -51,11 +56,15 @@ static int encode(struct cli *c, void *user, char *line, struct dl_err *e)
     char *model = NULL;
     int rc = -1;
     if (!a->out && !c->dry_run) return dl_fail(e, DL_EUSAGE, "--out FILE.safetensors is needed");
-    if (gen_prompts(a, &ps, e) < 0 || gen_open(c, a, &m, e) < 0 || lens_conds_open(&order, ps.p, ps.n, 0, e) < 0)
+    struct pipe_lens lens;
+    if (gen_prompts(a, &ps, e) < 0 || gen_open(c, a, &m, e) < 0 || gen_lens(a, m.pipe, &lens, e) < 0 ||
+        lens_conds_open(&order, m.pipe, ps.p, ps.n, 0, e) < 0)
         goto done;
-    const struct pipe_encoder *enc = &m.pipe->encoder[0];
-    int64_t bytes = (int64_t)(order.n_prompts + order.n_negatives) * (enc->blocks + 2) * enc->tokens * enc->width *
-                    (int64_t)sizeof(float);
+    const struct pipe_encoder *enc = &m.pipe->encoder[lens.encoder];
+    int64_t bytes = 0;
+    for (int q = 0; q < m.pipe->n_encoders; q++)
+        bytes += (int64_t)(order.n_prompts + order.n_negatives) * (m.pipe->encoder[q].blocks + 2) *
+                 m.pipe->encoder[q].tokens * m.pipe->encoder[q].width * (int64_t)sizeof(float);
     char size[32];
     cli_say(c, "plan: %d prompt%s and %d negative%s, %d states of %d x %d each: %s", ps.n, ps.n == 1 ? "" : "s",
             order.n_negatives, order.n_negatives == 1 ? "" : "s", enc->blocks + 1, enc->tokens, enc->width,
@@ -71,8 +80,13 @@ static int encode(struct cli *c, void *user, char *line, struct dl_err *e)
     json_decref(id);
     if (!model) dl_fail(e, DL_ENOMEM, "no memory for metadata");
     if (!model || snapshot_create(&s.w, a->out, m.pipe, ps.p, &order, model, e) < 0) goto done;
-    struct lens_text t = {
-        .prompt = ps.p, .n_prompts = ps.n, .norm = true, .seen = seen, .user = &s, .stop = cli_catch_interrupt()};
+    struct lens_text t = {.prompt = ps.p,
+                          .n_prompts = ps.n,
+                          .lens = lens,
+                          .guided = true,
+                          .seen = seen,
+                          .user = &s,
+                          .stop = cli_catch_interrupt()};
     rc = lens_encode(m.pipe, &t, &unused, e);
     if (rc < 0)
         snapshot_drop(s.w);

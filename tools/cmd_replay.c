@@ -26,7 +26,6 @@ struct replay_args {
 };
 
 struct replay {
-    const struct gen_args *args;
     struct pipe *pipe;
     struct lens_job *job;
     const struct snapshot *file;
@@ -35,8 +34,7 @@ struct replay {
 static int load(void *user, struct lens_conds *c, struct dl_err *e)
 {
     struct replay *r = user;
-    return snapshot_conds(r->file, r->pipe, r->job->prompt, r->job->k, r->job->n_layers, r->args->norm,
-                          r->job->gen.guidance > 1, c, e);
+    return snapshot_conds(r->file, r->pipe, r->job, c, e);
 }
 
 static int replay(struct cli *c, void *user, char *path, struct dl_err *e)
@@ -72,7 +70,7 @@ static int replay(struct cli *c, void *user, char *path, struct dl_err *e)
         rc = -1;
         goto done;
     }
-    struct replay s = {.args = a, .pipe = m.pipe, .job = &job, .file = file};
+    struct replay s = {.pipe = m.pipe, .job = &job, .file = file};
     struct gen_run g = {.cli = c,
                         .args = a,
                         .pipe = m.pipe,

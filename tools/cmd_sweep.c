@@ -21,7 +21,6 @@ static const struct option options[] = {CLI_OPTIONS, GEN_COMMON_OPTIONS, GEN_TEX
 
 struct sweep {
     struct cli *cli;
-    const struct gen_args *args;
     struct pipe *pipe;
     struct lens_job *job;
     const volatile sig_atomic_t *stop;
@@ -43,7 +42,8 @@ static int encode(void *user, struct lens_conds *c, struct dl_err *e)
                           .n_prompts = s->job->n_prompts,
                           .k = s->job->k,
                           .n_layers = s->job->n_layers,
-                          .norm = s->args->norm,
+                          .lens = s->job->lens,
+                          .guided = pipe_guided(s->pipe, s->job->gen.guidance),
                           .seen = seen,
                           .user = s,
                           .stop = s->stop};
@@ -62,7 +62,7 @@ int sweep_run(struct cli *c, const struct gen_args *a, const struct prompts *ps,
     if (gen_open(c, a, &m, e) < 0 || gen_job(a, m.pipe, ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0)
         goto done;
     for (int i = 0; i < ps->n; i++)
-        if (job.gen.guidance <= 1 && *ps->p[i].negative) {
+        if (!pipe_guided(m.pipe, job.gen.guidance) && ps->p[i].negative && *ps->p[i].negative) {
             dl_fail(e, DL_EUSAGE,
                     "prompt %d: a negative prompt has no effect without guidance: --guidance must be above 1", i);
             goto done;
@@ -70,7 +70,7 @@ int sweep_run(struct cli *c, const struct gen_args *a, const struct prompts *ps,
     gen_tell_plan(c, &job, &plan, NULL);
     rc = 0;
     if (c->dry_run) goto done;
-    struct sweep s = {.cli = c, .args = a, .pipe = m.pipe, .job = &job, .stop = cli_catch_interrupt()};
+    struct sweep s = {.cli = c, .pipe = m.pipe, .job = &job, .stop = cli_catch_interrupt()};
     struct gen_run g = {
         .cli = c, .args = a, .pipe = m.pipe, .job = &job, .plan = &plan, .conds = encode, .user = &s, .stop = s.stop};
     rc = gen_run(&g, line, e);

@@ -26,7 +26,12 @@ struct gen_args {
     int64_t rng_sms;
     enum text_mode text;
     int64_t vae_tile; /* -1: auto */
-    int foreign;      /* getopt value of an option that belongs to other models; 0: none was given */
+    unsigned given;   /* enum pipe_option: what was asked for that not every model honours */
+    bool other_prompt, clean_caption;
+    enum pipe_pooled pooled;
+    int64_t max_tokens; /* 0: the model's own */
+    const char *vae_dtype, *original_size, *crop, *target_size;
+    enum pipe_resident resident;
 };
 
 /* getopt_long values */
@@ -62,6 +67,11 @@ enum {
     GEN_MAX_TOKENS,
     GEN_UPSCALE,
     GEN_CLEAN_CAPTION,
+    GEN_VAE_DTYPE,
+    GEN_ORIGINAL_SIZE,
+    GEN_CROP,
+    GEN_TARGET_SIZE,
+    GEN_RESIDENT,
     GEN_END
 };
 #define GEN_COMMON_OPTIONS                                                                                             \
@@ -77,7 +87,10 @@ enum {
         {"save-latents", no_argument, NULL, GEN_SAVE_LATENTS}, {"vae-tile", required_argument, NULL, GEN_VAE_TILE},    \
         {"title", required_argument, NULL, GEN_TITLE}, {"other", required_argument, NULL, GEN_OTHER},                  \
         {"pooled", required_argument, NULL, GEN_POOLED}, {"max-tokens", required_argument, NULL, GEN_MAX_TOKENS},      \
-        {"upscale", required_argument, NULL, GEN_UPSCALE},                                                             \
+        {"upscale", required_argument, NULL, GEN_UPSCALE}, {"vae-dtype", required_argument, NULL, GEN_VAE_DTYPE},      \
+        {"original-size", required_argument, NULL, GEN_ORIGINAL_SIZE}, {"crop", required_argument, NULL, GEN_CROP},    \
+        {"target-size", required_argument, NULL, GEN_TARGET_SIZE},                                                     \
+        {"resident", required_argument, NULL, GEN_RESIDENT},                                                           \
     {                                                                                                                  \
         "clean-caption", required_argument, NULL, GEN_CLEAN_CAPTION                                                    \
     }
@@ -109,6 +122,9 @@ struct gen_model {
 };
 int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m, struct dl_err *e);
 void gen_close(struct gen_model *m);
+
+/* How prompts are looked at on this pipe: encoder, norm, what the other encoder is fed. */
+int gen_lens(const struct gen_args *a, const struct pipe *p, struct pipe_lens *l, struct dl_err *e);
 
 /* From options to a job on this pipe: layers (in *r), defaults filled in, everything checked; prompts are borrowed. */
 int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, struct range *r, struct lens_job *job,

@@ -17,7 +17,11 @@ int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m,
                        "--model DIR is needed: a folder in diffusers layout, or a hub id in the local cache");
     if (prompts_check(a->model, e) < 0) return dl_fail_in(e, "--model"); /* manifests and figures name it */
     if (cli_device(c, &m->be, &m->ctx, e) < 0) return -1;
-    struct pipe_opts o = {.be = m->be, .ctx = m->ctx, .text = a->text};
+    struct pipe_opts o = {.be = m->be,
+                          .ctx = m->ctx,
+                          .text = a->text,
+                          .max_tokens = (int)a->max_tokens,
+                          .clean_caption = a->clean_caption};
     if (pipe_open(&m->pipe, a->model, &o, e) < 0) return -1;
     if (a->title) snprintf(m->pipe->title, sizeof m->pipe->title, "%s", a->title);
     return 0;
@@ -34,17 +38,20 @@ void gen_close(struct gen_model *m)
 static int refuse_foreign(const struct gen_args *a, const struct pipe *p, struct dl_err *e)
 {
     static const struct {
-        int option;
+        unsigned bit;
         const char *name, *why;
     } known[] = {
-        {GEN_OTHER, "--other", "says what a second text encoder is fed, and this model has one"},
-        {GEN_POOLED, "--pooled", "is about SDXL's pooled text vector, which this model does not use"},
-        {GEN_MAX_TOKENS, "--max-tokens", "is about T5; CLIP's length is fixed by its position table"},
-        {GEN_UPSCALE, "--upscale", "adds DeepFloyd IF's second stage, and this model has none"},
-        {GEN_CLEAN_CAPTION, "--clean-caption", "is about DeepFloyd IF's prompts; see --text for CLIP"},
+        {PIPE_OTHER, "--other", "says what a second text encoder is fed, and this model has one"},
+        {PIPE_POOLED, "--pooled", "is about SDXL's pooled text vector, which this model does not use"},
+        {PIPE_MAX_TOKENS, "--max-tokens", "is about T5; CLIP's length is fixed by its position table"},
+        {PIPE_UPSCALE, "--upscale", "adds DeepFloyd IF's second stage, and this model has none"},
+        {PIPE_CLEAN_CAPTION, "--clean-caption", "is about DeepFloyd IF's prompts; see --text for CLIP"},
+        {PIPE_CROP, "--original-size, --crop and --target-size", "are what SDXL is told of the picture"},
+        {PIPE_RESIDENT, "--resident",
+         "is for models whose weights can be streamed, and this one's are always resident"},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (a->foreign == known[i].option)
+        if (a->given & ~p->honours & known[i].bit)
             return dl_fail(e, DL_EUSAGE, "%s %s (%s is a %s)", known[i].name, known[i].why, p->title,
                            p->dir.class_name);
     return 0;
@@ -52,56 +59,91 @@ static int refuse_foreign(const struct gen_args *a, const struct pipe *p, struct
 
 static int pick_encoder(const struct gen_args *a, const struct pipe *p, struct dl_err *e)
 {
+    if (!a->encoder) return p->studied;
     for (int i = 0; i < p->n_encoders; i++) {
         char number[16];
         snprintf(number, sizeof number, "%d", i + 1);
-        if (!a->encoder || !strcmp(a->encoder, p->encoder[i].folder) || !strcmp(a->encoder, number)) return i;
+        if (!strcmp(a->encoder, p->encoder[i].folder) || !strcmp(a->encoder, number)) return i;
     }
     return dl_fail(e, DL_EUSAGE, "--encoder %s: this model has %s%s%s", a->encoder, p->encoder[0].folder,
                    p->n_encoders > 1 ? " and " : " only", p->n_encoders > 1 ? p->encoder[1].folder : "");
 }
 
-static int read_size(const char *text, int *w, int *h, struct dl_err *e)
+int gen_lens(const struct gen_args *a, const struct pipe *p, struct pipe_lens *l, struct dl_err *e)
+{
+    if (refuse_foreign(a, p, e) < 0) return -1;
+    *l = (struct pipe_lens){
+        .encoder = pick_encoder(a, p, e), .norm = a->norm, .other_prompt = a->other_prompt, .pooled = a->pooled};
+    return l->encoder < 0 ? -1 : 0;
+}
+
+static int read_size(const char *option, const char *text, int *w, int *h, struct dl_err *e)
 {
     char end;
     if (sscanf(text, "%dx%d%c", w, h, &end) == 2 && *w > 0 && *h > 0 && *w <= 16384 && *h <= 16384) return 0;
-    return dl_fail(e, DL_EUSAGE, "--size %s: expected WxH in pixels, such as 512x512, at most 16384 a side", text);
+    return dl_fail(e, DL_EUSAGE, "%s %s: expected WxH in pixels, such as 512x512, at most 16384 a side", option, text);
 }
 
-static int pick_type(const struct gen_args *a, const struct pipe *p, int *type, struct dl_err *e)
+/* What SDXL is told of the picture. */
+static int read_crop(const struct gen_args *a, struct pipe_gen *g, struct dl_err *e)
+{
+    char end;
+    if (a->original_size && read_size("--original-size", a->original_size, &g->original_w, &g->original_h, e) < 0)
+        return -1;
+    if (a->target_size && read_size("--target-size", a->target_size, &g->target_w, &g->target_h, e) < 0) return -1;
+    if (!a->crop || (sscanf(a->crop, "%d,%d%c", &g->crop_x, &g->crop_y, &end) == 2 && g->crop_x >= 0 &&
+                     g->crop_y >= 0 && g->crop_x <= 16384 && g->crop_y <= 16384))
+        return 0;
+    return dl_fail(e, DL_EUSAGE, "--crop %s: expected X,Y in pixels, such as 0,0", a->crop);
+}
+
+/* The type that an option names, `otherwise` for auto (or none). */
+static int pick_type(const char *option, const char *text, const struct pipe *p, int otherwise, int *type,
+                     struct dl_err *e)
 {
     static const char *const names[] = {"auto", "f32", "bf16", "f16", "e4m3"};
     static const int types[] = {0, DL_F32, DL_BF16, DL_F16, DL_E4M3};
-    int i = cli_choice("--dtype", a->dtype ? a->dtype : "auto", 5, names, e);
+    int i = cli_choice(option, text ? text : "auto", 5, names, e);
     if (i < 0) return -1;
-    *type = i ? types[i] : p->be->supports(p->ctx, DL_BF16) ? DL_BF16 : DL_F32;
+    *type = i ? types[i] : otherwise;
     if (i && !p->be->supports(p->ctx, types[i]))
-        return dl_fail(e, DL_EUSAGE, "--dtype %s: this %s does not compute in %s; use --dtype auto", a->dtype,
-                       !strcmp(p->be->name, "cpu") ? "CPU" : "GPU", a->dtype);
+        return dl_fail(e, DL_EUSAGE, "%s %s: this %s does not compute in %s; use %s auto", option, text,
+                       !strcmp(p->be->name, "cpu") ? "CPU" : "GPU", text, option);
     return 0;
 }
 
 int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, struct range *r, struct lens_job *job,
             struct dl_err *e)
 {
-    int enc = pick_encoder(a, p, e), kind = SCHED_FILE, type;
-    if (enc < 0 || refuse_foreign(a, p, e) < 0 || pick_type(a, p, &type, e) < 0) return -1;
+    struct pipe_lens lens;
+    int kind = SCHED_FILE, type, vae_type;
+    if (gen_lens(a, p, &lens, e) < 0 ||
+        pick_type("--dtype", a->dtype, p, p->be->supports(p->ctx, DL_BF16) ? DL_BF16 : DL_F32, &type, e) < 0 ||
+        pick_type("--vae-dtype", a->vae_dtype, p, -1, &vae_type, e) < 0)
+        return -1;
     if (range_parse(r, a->layers ? a->layers : "1:", a->layers && a->blocks ? RANGE_BLOCKS : RANGE_LAYERS,
-                    p->encoder[enc].blocks, e) < 0)
+                    p->encoder[lens.encoder].blocks, e) < 0)
         return -1;
     struct pipe_gen *g = &job->gen;
     *job = (struct lens_job){.prompt = ps->p,
                              .n_prompts = ps->n,
                              .k = r->k,
                              .n_layers = r->n,
+                             .lens = lens,
                              .noise = a->noise,
                              .rng = a->rng,
                              .rng_sms = (int)a->rng_sms,
                              .save_latents = a->save_latents};
-    *g = (struct pipe_gen){.width = p->def.width, .height = p->def.height, .type = type, .vae_tile = (int)a->vae_tile};
+    *g = (struct pipe_gen){.width = p->def.width,
+                           .height = p->def.height,
+                           .type = type,
+                           .vae_tile = (int)a->vae_tile,
+                           .vae_type = vae_type,
+                           .resident = a->resident};
     g->steps = a->steps ? (int)a->steps : p->def.steps;
     g->guidance = isnan(a->guidance) ? p->def.guidance : (float)a->guidance;
-    if (a->size && read_size(a->size, &g->width, &g->height, e) < 0) return -1;
+    if (a->size && read_size("--size", a->size, &g->width, &g->height, e) < 0) return -1;
+    if (read_crop(a, g, e) < 0) return -1;
     if (a->scheduler && (kind = sched_kind_of(a->scheduler)) < 0)
         return dl_fail(e, DL_EUSAGE, "--scheduler %s: known are pndm, ddim, euler, dpm++, ddpm and flow-euler",
                        a->scheduler);
@@ -109,7 +151,9 @@ int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, 
     int64_t batch = 0;
     if (a->batch && strcmp(a->batch, "auto") && cli_int("--batch", a->batch, 1, 4096, &batch, e) < 0) return -1;
     g->batch = (int)batch;
-    if (a->negative && g->guidance <= 1)
+    if (a->negative && p->embedded_guidance)
+        return dl_fail(e, DL_EUSAGE, "--negative: %s has no negative prompts", p->title);
+    if (a->negative && !pipe_guided(p, g->guidance))
         return dl_fail(e, DL_EUSAGE, "--negative has no effect without guidance: --guidance must be above 1");
     return 0;
 }
@@ -158,7 +202,7 @@ void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODER
     else
         snprintf(who, sizeof who, "prompt %d", i);
     for (int q = 0; q < PIPE_ENCODERS && st[q].hidden; q++) {
-        const char *cut = st[q].truncated;
+        const char *cut = st[q].truncated ? st[q].truncated : "";
         int n = (int)strlen(cut), shown = n;
         if (n > 160) /* a long one is shown up to a whole character */
             for (shown = 150; (cut[shown] & 0xc0) == 0x80; shown--) {
@@ -171,6 +215,30 @@ void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODER
 
 /* ---- the run ---- */
 
+/* Settings that only some models have. */
+static void add_honoured(json_t *o, const struct gen_run *g)
+{
+    static const char *const pooled[] = {"lens", "full", "empty"};
+    const struct lens_job *j = g->job;
+    const struct pipe *p = g->pipe;
+    char text[64];
+    if (p->honours & PIPE_OTHER)
+        json_object_set_new(o, "other", json_string(j->lens.other_prompt ? "prompt" : "empty"));
+    if (p->honours & PIPE_POOLED) json_object_set_new(o, "pooled", json_string(pooled[j->lens.pooled]));
+    if (p->honours & PIPE_MAX_TOKENS) json_object_set_new(o, "max_tokens", json_integer(p->cond_tokens));
+    if (p->honours & PIPE_CLEAN_CAPTION)
+        json_object_set_new(o, "clean_caption", json_string(p->clean_caption ? "on" : "off"));
+    if (!(p->honours & PIPE_CROP)) return;
+    const struct pipe_gen *n = &j->gen;
+    snprintf(text, sizeof text, "%dx%d", n->original_w ? n->original_w : n->width,
+             n->original_h ? n->original_h : n->height);
+    json_object_set_new(o, "original_size", json_string(text));
+    snprintf(text, sizeof text, "%dx%d", n->target_w ? n->target_w : n->width, n->target_h ? n->target_h : n->height);
+    json_object_set_new(o, "target_size", json_string(text));
+    snprintf(text, sizeof text, "%d,%d", n->crop_x, n->crop_y);
+    json_object_set_new(o, "crop", json_string(text));
+}
+
 /* Every setting that makes the images, named as the options are; what only shows or stores them is in run_of. */
 static json_t *settings_of(const struct gen_run *g)
 {
@@ -179,11 +247,12 @@ static json_t *settings_of(const struct gen_run *g)
     if (j->rng == RNG_TORCH_CUDA) snprintf(rng, sizeof rng, "torch-cuda:%d", j->rng_sms ? j->rng_sms : RNG_DEFAULT_SMS);
     snprintf(size, sizeof size, "%dx%d", j->gen.width, j->gen.height);
     json_t *o = json_pack(
-        "{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:i}", "encoder", g->pipe->encoder[0].folder, "size", size,
-        "steps", j->gen.steps, "guidance", (double)j->gen.guidance, "scheduler",
+        "{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:i}", "encoder", g->pipe->encoder[j->lens.encoder].folder,
+        "size", size, "steps", j->gen.steps, "guidance", (double)j->gen.guidance, "scheduler",
         j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm",
         g->args->norm ? "on" : "off", "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng, "dtype",
         dl_type_name(j->gen.type), "text", g->args->text == TEXT_HF4 ? "hf4" : "hf5", "vae_tile", g->plan->vae_tile);
+    add_honoured(o, g);
     if (o && g->snapshots) json_object_set_new(o, "snapshots", json_string(g->snapshots));
     return o;
 }
@@ -210,7 +279,9 @@ static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
     else if (model_fingerprint(&g->pipe->dir, id, e) == 0 && (n = lens_images(job, &im, e)) >= 0) {
         for (int i = 0; i < job->n_prompts; i++)
             mp[i] = (struct manifest_prompt){.text = job->prompt[i].text,
-                                             .negative = job->gen.guidance > 1 ? job->prompt[i].negative : NULL};
+                                             .negative = pipe_guided(g->pipe, job->gen.guidance)
+                                                             ? lens_negative_of(g->pipe, &job->prompt[i])
+                                                             : NULL};
         struct manifest_spec s = {.dlens = DLENS_VERSION,
                                   .command = g->cli->command,
                                   .model = {.title = g->pipe->title,

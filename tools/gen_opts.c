@@ -10,8 +10,13 @@ const char gen_help[] =
     "  --layers LIST      hidden states k to look through: 1:13, 0:24:4, 1,5,9, all, last (default 1:N+1, all blocks;\n"
     "                     k = 0 is the embeddings, k = N the whole encoder, which is the ordinary image)\n"
     "  --blocks LIST      the same, counting blocks as the NNsight tutorial does: block b is k = b + 1\n"
-    "  --encoder NAME     text encoder studied, by folder name or number (text_encoder)\n"
+    "  --encoder NAME     text encoder studied, by folder name or number (the second of two, else the only one)\n"
     "  --norm on|off      the encoder's final norm on the chosen state (on)\n"
+    "  --other MODE       what the encoder that is not studied is fed: empty (the empty prompt; default) or prompt\n"
+    "  --pooled MODE      SDXL, encoder 2: pooled text vector from the lens (default), the full prompt or the empty "
+    "one\n"
+    "  --max-tokens N     length that T5 pads to (the model's own)\n"
+    "  --clean-caption on|off   DeepFloyd IF's cleaning of prompts (on)\n"
     "How it is generated\n"
     "  --seed S           seed of the noise, 0..2^64-1 or -1 (17)\n"
     "  --seeds S,S,...    several images per prompt and layer; a:b counts from a to b-1\n"
@@ -19,11 +24,14 @@ const char gen_help[] =
     "  --steps N          steps of the scheduler (50)\n"
     "  --guidance G       classifier-free guidance (7.5); 1 or less turns it off\n"
     "  --size WxH         pixels (the model's own)\n"
-    "  --scheduler NAME   pndm, ddim, euler or dpm++ (the folder's own)\n"
+    "  --scheduler NAME   pndm, ddim, euler, dpm++, ddpm or flow-euler (the folder's own)\n"
     "  --noise MODE       shared: the same noise for every layer (default); sequential: one generator runs on\n"
     "                     from layer to layer, as in the paper's code\n"
     "  --rng NAME         torch-cuda[:SMS] (default) or torch-cpu: whose noise a seed gives\n"
     "  --dtype NAME       auto, f32, bf16 or (CUDA) f16 (auto: bf16 where the hardware has it)\n"
+    "  --vae-dtype NAME   the same for the VAE alone (as --dtype, where the VAE does not overflow in it)\n"
+    "  --resident MODE    FLUX, T5-XXL: all: weights stay in memory; stream: block by block from the file; auto\n"
+    "  --original-size WxH, --crop X,Y, --target-size WxH   what SDXL is told of the picture (its size, uncropped)\n"
     "  --batch N          images at once (auto)\n"
     "  --vae-tile N       decode in tiles of N latent pixels, a multiple of 4; 0 never (auto: when memory is short)\n"
     "What is written\n"
@@ -43,6 +51,7 @@ void gen_defaults(struct gen_args *a)
                            .guidance = NAN,
                            .rng = RNG_TORCH_CUDA,
                            .text = TEXT_HF5,
+                           .clean_caption = true,
                            .vae_tile = -1,
                            .seeds = {17},
                            .n_seeds = 1};
@@ -146,7 +155,9 @@ static int on_off(const char *option, bool *out, struct dl_err *e)
 int gen_take(struct gen_args *a, int v, struct dl_err *e)
 {
     static const char *const noises[] = {"shared", "sequential"}, *const texts[] = {"hf5", "hf4"},
-                             *const titles[] = {"layer", "block"};
+                             *const titles[] = {"layer", "block"}, *const others[] = {"empty", "prompt"},
+                             *const pooled[] = {"lens", "full", "empty"},
+                             *const residents[] = {"auto", "all", "stream"};
     int i = 0;
     switch (v) {
     case GEN_MODEL: a->model = optarg; break;
@@ -182,10 +193,26 @@ int gen_take(struct gen_args *a, int v, struct dl_err *e)
         break;
     case GEN_TITLE: a->title = optarg; break;
     case GEN_OTHER:
+        a->given |= PIPE_OTHER;
+        a->other_prompt = (i = cli_choice("--other", optarg, 2, others, e)) == 1;
+        break;
     case GEN_POOLED:
+        a->given |= PIPE_POOLED;
+        a->pooled = (enum pipe_pooled)(i = cli_choice("--pooled", optarg, 3, pooled, e));
+        break;
     case GEN_MAX_TOKENS:
-    case GEN_UPSCALE:
-    case GEN_CLEAN_CAPTION: a->foreign = v; break;
+        a->given |= PIPE_MAX_TOKENS;
+        return cli_int("--max-tokens", optarg, 2, 4096, &a->max_tokens, e);
+    case GEN_UPSCALE: a->given |= PIPE_UPSCALE; break;
+    case GEN_CLEAN_CAPTION: a->given |= PIPE_CLEAN_CAPTION; return on_off("--clean-caption", &a->clean_caption, e);
+    case GEN_VAE_DTYPE: a->vae_dtype = optarg; break;
+    case GEN_ORIGINAL_SIZE: a->given |= PIPE_CROP, a->original_size = optarg; break;
+    case GEN_CROP: a->given |= PIPE_CROP, a->crop = optarg; break;
+    case GEN_TARGET_SIZE: a->given |= PIPE_CROP, a->target_size = optarg; break;
+    case GEN_RESIDENT:
+        a->given |= PIPE_RESIDENT;
+        a->resident = (enum pipe_resident)(i = cli_choice("--resident", optarg, 3, residents, e));
+        break;
     default: break;
     }
     return i < 0 ? -1 : 0;

@@ -15,7 +15,7 @@ struct prompts {
     bool seed_offset; /* set by the caller: command-line seeds count up by one per prompt */
 };
 
-/* Adds one prompt, copying everything. negative (NULL: "") and seeds [n_seeds] as the command line has them. */
+/* Adds one prompt, copying everything. negative (NULL: none) and seeds [n_seeds] as the command line has them. */
 int prompts_add(struct prompts *ps, const char *text, const char *negative, const uint64_t *seeds, int n_seeds,
                 struct dl_err *e);
 /* Adds all of a file; an error names the line. */

@@ -323,7 +323,7 @@ static void test_snapshots(void **state)
         {few_layers, "p000.text_encoder.hidden_states"},
         {turned, "p000.text_encoder.hidden_states"},
         {flat, "p000.text_encoder.hidden_states"},
-        {as_integers, "hidden states are F32, F16 or BF16"},
+        {as_integers, "expected F32, F16 or BF16"},
         {other_encoder, "p000.text_encoder.hidden_states"},
         {not_first, "no tensors of a prompt (p000.text_encoder.hidden_states)"},
         {bad_negative, "negative.text_encoder.hidden_states"},

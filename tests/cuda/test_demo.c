@@ -45,14 +45,16 @@ static struct result make(struct device d, int type, bool eager)
     struct result r = {0};
     must(pipe_open(&p, DLENS_SOURCE_DIR "/tools/demo_model/model", &o, &e), &e);
     if (eager) p->tap = no_tap;
-    must(pipe_encode(p, "a red circle", st, &e), &e);
-    must(pipe_encode(p, "", none, &e), &e);
+    must(pipe_encode(p, "a red circle", NULL, st, &e), &e);
+    must(pipe_encode(p, "", NULL, none, &e), &e);
     r.states = (int64_t)(st[0].blocks + 1) * st[0].tokens * st[0].width;
     r.hidden = malloc((size_t)r.states * 4);
     assert_non_null(r.hidden);
     memcpy(r.hidden, st[0].hidden, (size_t)r.states * 4);
-    for (int i = 0; i < IMAGES; i++) must(pipe_condition(p, st, st[0].blocks - IMAGES + 1 + i, true, &cond[i], &e), &e);
-    must(pipe_condition(p, none, none[0].blocks, true, &cond[IMAGES], &e), &e);
+    const struct pipe_lens lens = {.norm = true};
+    for (int i = 0; i < IMAGES; i++)
+        must(pipe_condition(p, st, &lens, st[0].blocks - IMAGES + 1 + i, &cond[i], &e), &e);
+    must(pipe_condition(p, none, NULL, 0, &cond[IMAGES], &e), &e);
     pipe_drop_text(p);
     struct pipe_gen g = {.width = p->def.width,
                          .height = p->def.height,
@@ -63,7 +65,8 @@ static struct result make(struct device d, int type, bool eager)
                          .batch = IMAGES,
                          .images = IMAGES,
                          .conds = IMAGES + 1,
-                         .vae_tile = 0};
+                         .vae_tile = 0,
+                         .vae_type = -1};
     must(pipe_plan(p, &g, &plan, &e), &e);
     must(pipe_load(p, &e), &e);
     must(pipe_conditions(p, cond, IMAGES + 1, &e), &e);

@@ -217,10 +217,11 @@ static struct hand hand_open(int batch)
     must(pipe_open(&h.p, model, &(struct pipe_opts){.be = &counting, .ctx = h.ctx, .text = TEXT_HF5}, e));
     for (int negative = 0; negative < 2; negative++) {
         struct text_states st[PIPE_ENCODERS] = {0};
-        must(pipe_encode(h.p, negative ? negatives[0] : prompts[0], st, e));
+        must(pipe_encode(h.p, negative ? negatives[0] : prompts[0], NULL, st, e));
         assert_int_equal(st[0].blocks, BLOCKS);
-        if (negative) must(pipe_condition(h.p, st, BLOCKS, true, &h.cond[LAYERS], e));
-        for (int k = 0; k < LAYERS && !negative; k++) must(pipe_condition(h.p, st, k, true, &h.cond[k], e));
+        if (negative) must(pipe_condition(h.p, st, NULL, 0, &h.cond[LAYERS], e));
+        for (int k = 0; k < LAYERS && !negative; k++)
+            must(pipe_condition(h.p, st, &(struct pipe_lens){.norm = true}, k, &h.cond[k], e));
         /* The last layer under the norm is what the encoder gives in an ordinary run. */
         const struct pipe_cond *last = &h.cond[negative ? LAYERS : BLOCKS];
         assert_memory_equal(last->text, st[0].final, (size_t)last->tokens * (size_t)last->width * sizeof(float));
@@ -235,7 +236,8 @@ static struct hand hand_open(int batch)
                          .batch = batch,
                          .images = LAYERS,
                          .conds = LAYERS + 1,
-                         .vae_tile = -1};
+                         .vae_tile = -1,
+                         .vae_type = -1};
     struct pipe_plan plan;
     must(pipe_plan(h.p, &g, &plan, e));
     assert_int_equal(plan.batch, batch);

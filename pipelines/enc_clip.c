@@ -1,0 +1,152 @@
+#include "pipelines/enc_clip.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int enc_clip_open(struct enc_clip *c, struct pipe *p, const char *folder, const char *tokenizer, struct dl_err *e)
+{
+    c->folder = folder;
+    dl_run_open(&c->run, p->be, p->ctx, DL_F32);
+    if (NET_CONFIG(p, folder, "config.json", clip_config_read, &c->cfg, e) < 0) return -1;
+    char *dir = model_dir_join(&p->dir, tokenizer, NULL, e);
+    if (!dir) return -1;
+    int rc = clip_bpe_open(&c->bpe, dir, e);
+    free(dir);
+    if (rc < 0) return -1;
+    if (clip_bpe_vocab_size(c->bpe) > c->cfg.vocab)
+        return dl_fail(e, DL_EINPUT, "%s/%s: %d tokens, the text encoder has embeddings for %d", p->dir.path, tokenizer,
+                       clip_bpe_vocab_size(c->bpe), c->cfg.vocab);
+    c->tokens = clip_bpe_max_length(c->bpe) < c->cfg.positions ? clip_bpe_max_length(c->bpe) : c->cfg.positions;
+    return 0;
+}
+
+void enc_clip_close(struct enc_clip *c, struct pipe *p)
+{
+    enc_clip_drop(c, p);
+    clip_bpe_close(c->bpe);
+    dl_run_close(&c->run);
+    c->bpe = NULL;
+}
+
+struct pipe_encoder enc_clip_facts(const struct enc_clip *c)
+{
+    return (struct pipe_encoder){
+        .folder = c->folder, .blocks = c->cfg.layers, .width = c->cfg.width, .tokens = c->tokens};
+}
+
+static int bind_clip(void *user, struct bind *b, struct dl_err *e)
+{
+    struct enc_clip *c = user;
+    return clip_bind(&c->clip, &c->cfg, b, e);
+}
+
+int enc_clip_bind(struct enc_clip *c, struct pipe *p, struct dl_err *e)
+{
+    return net_open(&c->net, p, c->folder, &c->clip.weights, bind_clip, c, e);
+}
+
+/* All states of one text, at the arena's low end, then the normed last one. */
+static void prog_encode(struct enc_clip *c, const int32_t *ids, dl_act *states, dl_act *final)
+{
+    struct dl_run *r = &c->run;
+    int n = c->cfg.layers + 1;
+    *states = dl_act_lo(r, DL_F32, n, 1, c->tokens, c->cfg.width);
+    *final = dl_act_lo(r, DL_F32, 1, 1, c->tokens, c->cfg.width);
+    clip_run(r, &c->clip, ids, 1, c->cfg.layers, *states);
+    clip_final(r, &c->clip, dl_act_rows(*states, n - 1, 1), *final);
+}
+
+/* The norm alone, as replaying stored states needs it: nothing else of the encoder is then loaded. */
+static dl_act norm_input(struct enc_clip *c) { return dl_act_lo(&c->run, DL_F32, 1, 1, c->tokens, c->cfg.width); }
+
+int enc_clip_plan(struct enc_clip *c, struct pipe *p, struct dl_err *e)
+{
+    if (enc_clip_bind(c, p, e) < 0) return -1;
+    int32_t *ids = calloc((size_t)c->tokens, sizeof *ids);
+    if (!ids) return dl_fail(e, DL_ENOMEM, "no memory for token ids");
+    dl_act states, final;
+    dl_run_dry(&c->run);
+    prog_encode(c, ids, &states, &final);
+    free(ids);
+    if (dl_run_check(&c->run, e) < 0) return -1;
+    c->plan_bytes = c->run.arena.peak_bytes;
+    return 0;
+}
+
+/* Loads what the dry run just asked for and binds the run to `bytes` of memory. */
+static int make_ready(struct enc_clip *c, struct pipe *p, int64_t bytes, struct dl_err *e)
+{
+    if (dl_run_check(&c->run, e) < 0 || dl_run_load(&c->run, &c->clip.weights, e) < 0) return -1;
+    if (bytes > c->work_bytes) {
+        if (c->work) p->be->free(p->ctx, c->work);
+        c->work = NULL, c->work_bytes = 0;
+        if (p->be->alloc(p->ctx, bytes, &c->work, e) < 0) return -1;
+        c->work_bytes = bytes;
+    }
+    dl_run_bind(&c->run, c->work, c->work_bytes);
+    c->run.tap = p->tap, c->run.tap_user = p->tap_user;
+    return 0;
+}
+
+static int fetch(struct pipe *p, dl_act a, float **out, struct dl_err *e)
+{
+    int64_t bytes = dl_act_bytes(a);
+    *out = malloc((size_t)bytes);
+    if (!*out) return dl_fail(e, DL_ENOMEM, "no memory for hidden states of %lld bytes", (long long)bytes);
+    return p->be->download(p->ctx, *out, a.p, bytes, e);
+}
+
+int enc_clip_tokens(const struct enc_clip *c, const struct pipe *p, const char *text, struct token_list *t,
+                    struct dl_err *e)
+{
+    return clip_bpe_run(c->bpe, text, strlen(text), p->text, c->tokens, t, e);
+}
+
+int enc_clip_encode(struct enc_clip *c, struct pipe *p, const char *text, struct text_states *st, struct dl_err *e)
+{
+    struct token_list t = {0};
+    *st = (struct text_states){0};
+    if (enc_clip_tokens(c, p, text, &t, e) < 0) return -1;
+    *st = (struct text_states){.encoder = c->folder,
+                               .blocks = c->cfg.layers,
+                               .tokens = c->tokens,
+                               .width = c->cfg.width,
+                               .ids = t.ids,
+                               .eos = t.eos,
+                               .truncated = t.truncated};
+    t.ids = NULL, t.truncated = NULL; /* now the states' */
+    token_list_free(&t);
+    st->mask = malloc((size_t)c->tokens);
+    if (!st->mask) return dl_fail(e, DL_ENOMEM, "no memory for a token mask");
+    memset(st->mask, 1, (size_t)c->tokens);
+
+    dl_act states, final;
+    if (!c->plan_bytes && enc_clip_plan(c, p, e) < 0) return -1;
+    if (make_ready(c, p, c->plan_bytes, e) < 0) return -1;
+    prog_encode(c, st->ids, &states, &final);
+    if (dl_run_check(&c->run, e) < 0 || p->be->sync(p->ctx, e) < 0) return -1;
+    return fetch(p, states, &st->hidden, e) < 0 || fetch(p, final, &st->final, e) < 0 ? -1 : 0;
+}
+
+int enc_clip_norm(struct enc_clip *c, struct pipe *p, const float *state, float *out, struct dl_err *e)
+{
+    int64_t bytes = (int64_t)c->tokens * c->cfg.width * (int64_t)sizeof(float);
+    if (enc_clip_bind(c, p, e) < 0) return -1;
+    dl_run_dry(&c->run);
+    dl_act x = norm_input(c);
+    clip_final(&c->run, &c->clip, x, x);
+    if (make_ready(c, p, c->run.arena.peak_bytes, e) < 0) return -1;
+    x = norm_input(c);
+    if (!x.p || p->be->upload(p->ctx, x.p, state, bytes, e) < 0) return -1;
+    clip_final(&c->run, &c->clip, x, x);
+    if (dl_run_check(&c->run, e) < 0) return -1;
+    return p->be->download(p->ctx, out, x.p, bytes, e);
+}
+
+void enc_clip_drop(struct enc_clip *c, struct pipe *p)
+{
+    if (c->work) p->be->free(p->ctx, c->work);
+    c->work = NULL, c->work_bytes = c->plan_bytes = 0;
+    clip_close(&c->clip);
+    net_close(&c->net);
+}
