@@ -122,3 +122,25 @@ void clip_final(struct dl_run *r, struct clip *m, dl_act x, dl_act y)
 {
     dl_op_lnorm(r, (struct dl_lnorm){.x = x, .y = y, .gamma = &m->ln_g, .beta = &m->ln_b, .eps = m->cfg.eps});
 }
+
+void clip_finish(struct dl_run *r, struct clip *m, dl_act state, dl_act final)
+{
+    run_block(r, &m->block[m->cfg.layers - 1], &m->cfg, state, final);
+    clip_final(r, m, final, final);
+}
+
+int clip_pooled_width(const struct clip_config *c) { return c->projection ? c->projection : c->width; }
+
+void clip_pooled(struct dl_run *r, struct clip *m, dl_act final, const int32_t *eos, dl_act pooled)
+{
+    struct dl_mark mark = dl_arena_mark(&r->arena);
+    dl_act ends = m->cfg.projection ? dl_act_hi(r, r->t, final.n, 1, 1, final.c) : pooled;
+    for (int i = 0; i < final.n; i++) {
+        dl_act row = dl_act_rows(final, i, 1);
+        row.p = (uint8_t *)row.p + (int64_t)eos[i] * row.ld * dl_type_bytes(row.t);
+        row.w = 1;
+        dl_op_copy(r, (struct dl_copy){.x = row, .y = dl_act_rows(ends, i, 1)});
+    }
+    if (m->cfg.projection) dl_op_gemm(r, (struct dl_gemm){.x = ends, .y = pooled, .w = &m->projection});
+    dl_arena_release_hi(&r->arena, mark);
+}

@@ -3,6 +3,9 @@
  * Token + position embeddings, then pre-norm blocks with causal attention; padding is attended like any token. A hidden
  * state is the stream *between* blocks: state 0 is the embeddings, state k the output of block k - 1, none of them
  * normalised. clip_final applies the final layer norm to any of them, exactly once.
+ *
+ * The pooled vector is the row of the first end token of a normalised last state, under text_projection where the model
+ * has one (CLIPTextModelWithProjection's text_embeds; else CLIPTextModel's pooler_output).
  */
 #ifndef DL_CLIP_H
 #define DL_CLIP_H
@@ -44,5 +47,15 @@ void clip_run(struct dl_run *r, struct clip *m, const int32_t *ids, int n, int u
 
 /* y = final layer norm of x, both [n][1][tokens][width]; y may be x. */
 void clip_final(struct dl_run *r, struct clip *m, dl_act x, dl_act y);
+
+/* What becomes of a state that takes the place of block N - 2's output: final = final norm(block N-1(state)), both
+ * [n][1][tokens][width]. final may not be state. */
+void clip_finish(struct dl_run *r, struct clip *m, dl_act state, dl_act final);
+
+int clip_pooled_width(const struct clip_config *c);
+
+/* pooled [n][1][1][clip_pooled_width] from normalised last states `final` [n][1][tokens][width]; eos: host [n], the
+ * position of each row's first end token. */
+void clip_pooled(struct dl_run *r, struct clip *m, dl_act final, const int32_t *eos, dl_act pooled);
 
 #endif

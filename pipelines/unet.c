@@ -6,6 +6,7 @@ struct pass {
     struct dl_run *r;
     struct unet *u;
     const struct unet_rows *rows;
+    dl_vec temb; /* [rows][temb_width], the step table's row of each row */
     struct unet_skips skips;
 };
 
@@ -47,24 +48,70 @@ static void resnet_rows(struct dl_run *r, struct unet_resnet *n, dl_act emb, dl_
                .x = emb, .y = dl_act_cols(all, (int32_t)n->temb_at, n->out), .w = &n->temb, .e = {.bias = &n->temb_b}});
 }
 
-void unet_steps(struct dl_run *r, struct unet *u, const float *t, int steps, float *table)
+/* table [emb.n][emb.w][temb_width]: every resnet's row from the activated embedding [n][1][steps][4 c0]. */
+static void all_rows(struct dl_run *r, struct unet *u, dl_act emb, float *table)
 {
-    int c0 = u->cfg.channels[0];
-    struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act wave = dl_act_hi(r, r->t, 1, 1, steps, c0), hidden = dl_act_hi(r, r->t, 1, 1, steps, 4 * c0);
-    dl_act emb = dl_act_hi(r, r->t, 1, 1, steps, 4 * c0),
-           all = dl_act_at(table, DL_F32, 1, 1, steps, (int32_t)u->temb_width);
-    dl_act each = wave; /* the sinusoid op counts timesteps as rows */
-    each.n = steps, each.w = 1, each.rs = each.ld;
-    dl_op_sinus(r, (struct dl_sinus){.t = t, .y = each, .flip = u->cfg.flip_sin_cos, .shift = u->cfg.freq_shift});
-    dl_op_gemm(r, (struct dl_gemm){.x = wave, .y = hidden, .w = &u->time1, .e = {.bias = &u->time1_b, .fn = DL_SILU}});
-    /* Every resnet takes silu(emb), so it is applied once, here. */
-    dl_op_gemm(r, (struct dl_gemm){.x = hidden, .y = emb, .w = &u->time2, .e = {.bias = &u->time2_b, .fn = DL_SILU}});
+    dl_act all = dl_act_at(table, DL_F32, emb.n, 1, emb.w, (int32_t)u->temb_width);
     for (int i = 0; i < u->cfg.levels; i++) {
         for (int j = 0; j < u->down[i].n; j++) resnet_rows(r, &u->down[i].resnet[j], emb, all);
         for (int j = 0; j < u->up[i].n; j++) resnet_rows(r, &u->up[i].resnet[j], emb, all);
     }
     for (int j = 0; j < 2; j++) resnet_rows(r, &u->mid_res[j], emb, all);
+}
+
+/* silu(linear_1(sinusoids of the timesteps)) [1][1][steps][4 c0]. */
+static dl_act time_hidden(struct dl_run *r, struct unet *u, const float *t, int steps)
+{
+    int c0 = u->cfg.channels[0];
+    dl_act wave = dl_act_hi(r, r->t, 1, 1, steps, c0), hidden = dl_act_hi(r, r->t, 1, 1, steps, 4 * c0);
+    dl_act each = wave; /* the sinusoid op counts timesteps as rows */
+    each.n = steps, each.w = 1, each.rs = each.ld;
+    dl_op_sinus(r, (struct dl_sinus){.t = t, .y = each, .flip = u->cfg.flip_sin_cos, .shift = u->cfg.freq_shift});
+    dl_op_gemm(r, (struct dl_gemm){.x = wave, .y = hidden, .w = &u->time1, .e = {.bias = &u->time1_b, .fn = DL_SILU}});
+    return hidden;
+}
+
+void unet_steps(struct dl_run *r, struct unet *u, const float *t, int steps, float *table)
+{
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    dl_act hidden = time_hidden(r, u, t, steps), emb = dl_act_hi(r, r->t, 1, 1, steps, hidden.c);
+    /* Every resnet takes silu(emb), so it is applied once, here. */
+    dl_op_gemm(r, (struct dl_gemm){.x = hidden, .y = emb, .w = &u->time2, .e = {.bias = &u->time2_b, .fn = DL_SILU}});
+    all_rows(r, u, emb, table);
+    dl_arena_release_hi(&r->arena, m);
+}
+
+/* The added embedding of each condition [n][1][1][4 c0] f32: an MLP over the pooled vector and the sizes' sinusoids. */
+static dl_act added_of(struct dl_run *r, struct unet *u, dl_act pooled, const float sizes[UNET_SIZES])
+{
+    const struct unet_config *c = &u->cfg;
+    int wide = UNET_SIZES * c->time_ids_width, temb = 4 * c->channels[0];
+    dl_act out = dl_act_hi(r, DL_F32, pooled.n, 1, 1, temb), hidden = dl_act_hi(r, r->t, pooled.n, 1, 1, temb);
+    dl_act in = dl_act_hi(r, r->t, pooled.n, 1, 1, c->pooled + wide),
+           wave = dl_act_hi(r, r->t, UNET_SIZES, 1, 1, c->time_ids_width), waves = wave;
+    dl_op_sinus(r, (struct dl_sinus){.t = sizes, .y = wave, .flip = c->flip_sin_cos, .shift = c->freq_shift});
+    waves.n = 1, waves.c = waves.ld = wide; /* the sizes side by side, the same for all conditions */
+    dl_op_copy(r, (struct dl_copy){.x = pooled, .y = dl_act_cols(in, 0, c->pooled)});
+    dl_op_copy(r, (struct dl_copy){.x = waves, .y = dl_act_cols(in, c->pooled, wide)});
+    dl_op_gemm(r, (struct dl_gemm){.x = in, .y = hidden, .w = &u->add1, .e = {.bias = &u->add1_b, .fn = DL_SILU}});
+    dl_op_gemm(r, (struct dl_gemm){.x = hidden, .y = out, .w = &u->add2, .e = {.bias = &u->add2_b}});
+    return out;
+}
+
+void unet_steps_added(struct dl_run *r, struct unet *u, const float *t, int steps, dl_act pooled,
+                      const float sizes[UNET_SIZES], float *table)
+{
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    dl_act hidden = time_hidden(r, u, t, steps), added = added_of(r, u, pooled, sizes);
+    dl_act emb = dl_act_hi(r, r->t, pooled.n, 1, steps, hidden.c);
+    hidden.n = pooled.n, hidden.rs = 0; /* the same timesteps for every condition */
+    dl_op_gemm(r, (struct dl_gemm){
+                      .x = hidden,
+                      .y = emb,
+                      .w = &u->time2,
+                      .e = {.bias = &u->time2_b, .add = {.p = added.p, .rs = added.rs, .t = added.t}}});
+    dl_op_copy(r, (struct dl_copy){.x = emb, .y = emb, .fn = DL_SILU});
+    all_rows(r, u, emb, table);
     dl_arena_release_hi(&r->arena, m);
 }
 
@@ -81,7 +128,8 @@ static void run_resnet(struct pass *p, struct unet_resnet *n, dl_act x, dl_act y
     struct dl_mark m = dl_arena_mark(&r->arena);
     dl_act h = dl_act_hi(r, r->t, x.n, x.h, x.w, n->out), res = x;
     struct dl_stat s = norm_of(r, p->u, x, &n->n1_g, &n->n1_b, p->u->cfg.eps);
-    dl_vec temb = {.p = p->rows->table + n->temb_at, .ss = p->u->temb_width, .t = DL_F32};
+    dl_vec temb = p->temb;
+    temb.p = (const float *)temb.p + n->temb_at;
     dl_op_conv(r, (struct dl_conv){.x = x,
                                    .y = h,
                                    .w = &n->conv1,
@@ -211,7 +259,10 @@ static dl_act run_down(struct pass *p, dl_act x, const int32_t *expand)
     dl_op_conv(r, (struct dl_conv){.x = x, .y = h, .w = &u->conv_in, .k = 3, .e = {.bias = &u->conv_in_b}});
     dl_tap(r, h, "conv_in");
     if (expand) dl_op_copy(r, (struct dl_copy){.x = h, .y = all, .row = expand});
-    if (expand && !u->down[0].cross) h = all, expand = NULL;
+    if (expand && (!u->down[0].cross || p->rows->table_steps)) {
+        h = all, expand = NULL;
+        dl_arena_release_hi(&r->arena, m);
+    }
 
     for (int i = 0; i < u->cfg.levels; i++) {
         struct unet_level *l = &u->down[i];
@@ -302,6 +353,20 @@ static dl_act run_up(struct pass *p)
     return y;
 }
 
+/* Where each condition has its own step table, this step's rows are taken out of them first. */
+static dl_vec temb_of(struct pass *p)
+{
+    const struct unet_rows *rows = p->rows;
+    int64_t width = p->u->temb_width;
+    if (!rows->table_steps) return (dl_vec){.p = rows->table, .ss = width, .t = DL_F32};
+    dl_act picked = dl_act_hi(p->r, DL_F32, rows->n, 1, 1, (int32_t)width);
+    dl_op_pick(p->r, (struct dl_pick){
+                         .table = {.p = rows->table, .rs = width * rows->table_steps, .ss = width, .t = DL_F32},
+                         .row = rows->kv_row,
+                         .y = picked});
+    return (dl_vec){.p = picked.p, .rs = width, .t = DL_F32};
+}
+
 void unet_step(struct dl_run *r, struct unet *u, dl_act x, const struct unet_rows *rows, dl_act y)
 {
     struct dl_mark m = dl_arena_mark(&r->arena);
@@ -309,6 +374,7 @@ void unet_step(struct dl_run *r, struct unet *u, dl_act x, const struct unet_row
     bool same = rows->n == x.n;
     for (int i = 0; same && i < rows->n; i++) same = rows->lat_row[i] == i;
     pass_open(&p);
+    p.temb = temb_of(&p);
     dl_act h = run_down(&p, x, same ? NULL : rows->lat_row);
     run_mid(&p, h);
     h = run_up(&p);

@@ -1,4 +1,5 @@
-/* unet.h: UNet2DConditionModel of Stable Diffusion 1.x and 2.x (Rombach et al. 2022; diffusers' unet_2d_condition.py).
+/* unet.h: UNet2DConditionModel of Stable Diffusion 1.x, 2.x (Rombach et al. 2022) and XL (Podell et al. 2024; diffusers'
+ * unet_2d_condition.py).
  *
  * The network is split by what each part depends on, see DESIGN: unet_text (K and V of the text for every cross
  * attention, once per text condition), unet_steps (the time embedding's row in every resnet, for all steps at once),
@@ -7,6 +8,10 @@
  * Rows. A step computes R rows, each a (latent, text) pair: latent row lat_row[i], text row kv_row[i]. Conditional and
  * unconditional rows of one image have the same latent, so all that stands before the first cross attention
  * is computed once per latent and then expanded.
+ *
+ * SDXL adds a pooled text vector and six sizes to the time embedding, so its step table depends on the text condition as
+ * well: one table for each condition, made by unet_steps_added in place of unet_steps. Of its network only the first
+ * convolution is then shared by rows of one latent.
  */
 #ifndef DL_UNET_H
 #define DL_UNET_H
@@ -25,6 +30,8 @@ struct unet_config {
     float eps;
     bool linear_projection, flip_sin_cos;
     float freq_shift;
+    int time_ids_width; /* of the sinusoid of each size ("addition_time_embed_dim"); 0: no added embedding */
+    int pooled;         /* width of the pooled text vector; 0: no added embedding */
 };
 
 struct unet_resnet {
@@ -58,6 +65,7 @@ struct unet_level {
 struct unet {
     struct unet_config cfg;
     struct dl_w time1, time1_b, time2, time2_b, conv_in, conv_in_b;
+    struct dl_w add1, add1_b, add2, add2_b; /* the added embedding's MLP, where cfg.pooled */
     struct unet_level down[UNET_LEVELS], up[UNET_LEVELS];
     struct unet_resnet mid_res[2];
     struct unet_attn mid_attn;
@@ -71,7 +79,7 @@ int unet_config_read(struct unet_config *c, const char *path, struct dl_err *e);
 int unet_bind(struct unet *u, const struct unet_config *c, struct bind *b, struct dl_err *e);
 void unet_close(struct unet *u);
 
-/* Memory of the K/V of `rows` text conditions of `tokens` tokens, and of the step table of n steps (f32). */
+/* Memory of the K/V of `rows` text conditions of `tokens` tokens, and of one step table of n steps (f32). */
 int64_t unet_kv_bytes(const struct unet *u, int rows, int tokens, int type);
 int64_t unet_table_bytes(const struct unet *u, int steps);
 
@@ -81,13 +89,22 @@ void unet_text(struct dl_run *r, struct unet *u, dl_act text, void *kv);
 /* table: [steps][temb_width] f32 in backend memory; t host [steps]. */
 void unet_steps(struct dl_run *r, struct unet *u, const float *t, int steps, float *table);
 
+/* SDXL: the sizes that the network is told of, in its order and in pixels. */
+enum { UNET_SIZES = 6 /* original height, width; crop top, left; target height, width */ };
+
+/* table: [pooled.n][steps][temb_width] f32, a table for each text condition; pooled [conditions][1][1][cfg.pooled] of any
+ * type; sizes host [UNET_SIZES]. */
+void unet_steps_added(struct dl_run *r, struct unet *u, const float *t, int steps, dl_act pooled,
+                      const float sizes[UNET_SIZES], float *table);
+
 struct unet_rows {
     int n;                  /* R */
     const int32_t *lat_row; /* host [R]: rows of x */
     const int32_t *kv_row;  /* host [R]: text conditions */
     const void *kv;         /* as unet_text left it */
     int kv_rows, tokens;
-    const float *table; /* as unet_steps left it */
+    const float *table; /* as unet_steps or unet_steps_added left it */
+    int table_steps;    /* steps in a table where each condition has its own; 0: one table for all */
 };
 
 /* y [R][h][w][out_c] = the network's prediction for x [latents][h][w][in_c] in step r->step. */

@@ -123,6 +123,11 @@ int unet_bind(struct unet *u, const struct unet_config *c, struct bind *b, struc
     int64_t c0 = c->channels[0];
     bind_linear(b, &u->time1, &u->time1_b, "time_embedding.linear_1", 4 * c0, c0);
     bind_linear(b, &u->time2, &u->time2_b, "time_embedding.linear_2", 4 * c0, 4 * c0);
+    if (c->pooled) {
+        int64_t in = c->pooled + UNET_SIZES * (int64_t)c->time_ids_width;
+        bind_linear(b, &u->add1, &u->add1_b, "add_embedding.linear_1", 4 * c0, in);
+        bind_linear(b, &u->add2, &u->add2_b, "add_embedding.linear_2", 4 * c0, 4 * c0);
+    }
     bind_conv(b, &u->conv_in, &u->conv_in_b, "conv_in", c0, c->in_c, 3);
     int rc = 0;
     for (int i = 0; i < c->levels && rc == 0; i++) {

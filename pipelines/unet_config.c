@@ -5,7 +5,6 @@
 static void refuse_others(struct cfg *c)
 {
     static const char *const absent[] = {"class_embed_type",
-                                         "addition_embed_type",
                                          "encoder_hid_dim_type",
                                          "encoder_hid_dim",
                                          "num_class_embeds",
@@ -20,11 +19,11 @@ static void refuse_others(struct cfg *c)
                                       "class_embeddings_concat", "resnet_skip_time_act"};
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++) {
         if (cfg_has(c, absent[i]))
-            cfg_fail(c, absent[i], "is set: this UNet is not one of Stable Diffusion 1.x or 2.x");
+            cfg_fail(c, absent[i], "is set: this UNet is not one of Stable Diffusion 1.x, 2.x or XL");
     }
     for (size_t i = 0; i < sizeof off / sizeof *off; i++)
         if (cfg_has(c, off[i]) && cfg_bool(c, off[i], false))
-            cfg_fail(c, off[i], "is true: this UNet is not one of Stable Diffusion 1.x or 2.x");
+            cfg_fail(c, off[i], "is true: this UNet is not one of Stable Diffusion 1.x, 2.x or XL");
     static const char *const silu[] = {"silu"}, *const scale[] = {"default"}, *const time[] = {"positional"},
                              *const attn[] = {"default"};
     cfg_choice(c, "act_fn", 0, 1, silu);
@@ -38,6 +37,21 @@ static void refuse_others(struct cfg *c)
     cfg_float(c, "resnet_out_scale_factor", 1, 1, 1);
     if (cfg_has(c, "mid_block_type") && strcmp(cfg_str(c, "mid_block_type", ""), "UNetMidBlock2DCrossAttn"))
         cfg_fail(c, "mid_block_type", "\"%s\": dlens knows UNetMidBlock2DCrossAttn", cfg_str(c, "mid_block_type", ""));
+}
+
+/* SDXL's pooled text vector and sizes. */
+static void read_added(struct cfg *c, struct unet_config *u)
+{
+    static const char *const type[] = {"text_time"};
+    if (!cfg_has(c, "addition_embed_type")) return;
+    cfg_choice(c, "addition_embed_type", CFG_REQUIRED, 1, type);
+    u->time_ids_width = (int)cfg_int(c, "addition_time_embed_dim", CFG_REQUIRED, 2, 65536);
+    int64_t in = cfg_int(c, "projection_class_embeddings_input_dim", CFG_REQUIRED, 1, 1 << 20);
+    u->pooled = (int)(in - UNET_SIZES * (int64_t)u->time_ids_width);
+    if (u->time_ids_width % 2) cfg_fail(c, "addition_time_embed_dim", "%d is odd", u->time_ids_width);
+    if (u->pooled < 1)
+        cfg_fail(c, "projection_class_embeddings_input_dim", "%lld leaves no room for text beside %d sizes of %d",
+                 (long long)in, UNET_SIZES, u->time_ids_width);
 }
 
 /* Which positions of a list of block types have cross attention. */
@@ -75,6 +89,7 @@ int unet_config_read(struct unet_config *u, const char *path, struct dl_err *e)
     read_types(c, "down_block_types", n, "DownBlock2D", "CrossAttnDownBlock2D", u->cross_down);
     read_types(c, "up_block_types", n, "UpBlock2D", "CrossAttnUpBlock2D", u->cross_up);
     refuse_others(c);
+    read_added(c, u);
     u->cross_dim = (int)cross[0];
     for (int i = 0; i < n; i++) {
         u->channels[i] = (int)wide[i], u->layers[i] = (int)layers[i], u->heads[i] = (int)heads[i],

@@ -2,13 +2,15 @@
 
 #include <math.h>
 
+/* Every norm stands over activations that vae_shrink scales, and their variance with them. */
 static const float norm_eps = 1e-6f;
 
 int vae_factor(const struct vae_config *c) { return 1 << (c->levels - 1); }
 
 static struct dl_stat norm_of(struct dl_run *r, const struct vae *v, dl_act x, struct dl_w *g, struct dl_w *b)
 {
-    return dl_op_gnorm(r, (struct dl_gnorm){.x = x, .groups = v->cfg.groups, .eps = norm_eps, .gamma = g, .beta = b});
+    float eps = norm_eps * v->scale * v->scale;
+    return dl_op_gnorm(r, (struct dl_gnorm){.x = x, .groups = v->cfg.groups, .eps = eps, .gamma = g, .beta = b});
 }
 
 static void run_resnet(struct dl_run *r, struct vae *v, struct vae_resnet *n, dl_act x, dl_act y)

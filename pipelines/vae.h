@@ -3,6 +3,12 @@
  *
  * A latent [n][h][w][latent_c] becomes an image [n][f h][f w][3] in about -1 .. 1, f = 2^(levels - 1). The encoder's
  * tensors are expected in the checkpoint and checked, but never loaded.
+ *
+ * Half precision. Activations of SDXL's decoder exceed 65504, what f16 can hold ("force_upcast" in its config: diffusers
+ * decodes in f32). bf16 holds them, at three bits less. For f16 the decoder is rewritten when its weights are bound
+ * (vae_shrink; the idea of the published sdxl-vae-fp16-fix, which finetunes instead): every group norm undoes the scale
+ * of its input, so the stream between the residual blocks, and the activation inside each, can be carried at 1/32 of
+ * their size by scaling the weights that write them. The function computed is the same.
  */
 #ifndef DL_VAE_H
 #define DL_VAE_H
@@ -17,6 +23,7 @@ struct vae_config {
     int channels[VAE_LEVELS];
     float scaling, shift; /* the decoder's input is latent / scaling + shift */
     bool post_quant;      /* the 1x1 convolution before the decoder */
+    bool force_upcast;    /* activations exceed f16 */
 };
 
 struct vae_resnet {
@@ -32,11 +39,26 @@ struct vae {
     struct dl_w sample[VAE_LEVELS], sample_b[VAE_LEVELS];
     struct dl_w out_g, out_b, conv_out, conv_out_b;
     struct dl_wset weights;
+    float scale;          /* of the activations that were shrunk; 1 without vae_shrink */
+    struct vae_own *owns; /* values of the scaled weights */
 };
 
 int vae_config_read(struct vae_config *c, const char *path, struct dl_err *e);
 void vae_bind(struct vae *v, const struct vae_config *c, struct bind *b);
 void vae_close(struct vae *v);
+
+/* How the decoder computes, from a choice (the switch --vae-dtype) and the type of the denoiser. */
+enum vae_type { VAE_AUTO, VAE_F32, VAE_BF16, VAE_F16 };
+
+/* Reads "auto", "f32", "bf16" or "f16"; < 0 when it is none of them. */
+int vae_type_read(const char *name);
+
+/* enum dl_type of the decoder's run, and in *shrink whether vae_shrink is needed with it. auto: the denoiser's type. */
+int vae_type_pick(const struct vae_config *c, enum vae_type choice, int denoiser, bool *shrink);
+
+/* Scales the decoder for f16, once, after vae_bind and before weights are loaded: the scaled weights are copied to host
+ * memory as f32 (SDXL's: 130 MB), until vae_close. Weights without bytes (a fault in the checkpoint) are passed over. */
+int vae_shrink(struct vae *v, struct dl_err *e);
 
 int vae_factor(const struct vae_config *c); /* pixels to a latent pixel, along one side */
 

@@ -21,6 +21,7 @@ int vae_config_read(struct vae_config *v, const char *path, struct dl_err *e)
     v->scaling = (float)cfg_float(c, "scaling_factor", 0.18215, 1e-6, 1e6);
     v->shift = (float)cfg_float(c, "shift_factor", 0, -1e6, 1e6);
     v->post_quant = cfg_bool(c, "use_post_quant_conv", true);
+    v->force_upcast = cfg_bool(c, "force_upcast", false); /* not said of those that are known to fit f16 */
     cfg_choice(c, "act_fn", 0, 1, act);
     if (!cfg_bool(c, "mid_block_add_attention", true))
         cfg_fail(c, "mid_block_add_attention", "false: dlens computes VAEs with attention in the middle");
@@ -154,6 +155,7 @@ static void skip_encoder(const struct vae_config *c, struct bind *b)
 void vae_bind(struct vae *v, const struct vae_config *c, struct bind *b)
 {
     v->cfg = *c;
+    v->scale = 1;
     int64_t z = c->latent_c;
     bind_in(b, "encoder");
     skip_encoder(c, b);
@@ -165,10 +167,4 @@ void vae_bind(struct vae *v, const struct vae_config *c, struct bind *b)
         skip_conv(b, "quant_conv", 2 * z, 2 * z, 1);
         bind_conv(b, &v->post_quant, &v->post_quant_b, "post_quant_conv", z, z, 1);
     }
-}
-
-void vae_close(struct vae *v)
-{
-    dl_wset_close(&v->weights);
-    *v = (struct vae){0};
 }

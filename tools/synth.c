@@ -122,7 +122,21 @@ int synth_text(const char *folder, const char *file, struct dl_err *e, const cha
     return bad ? dl_fail(e, DL_EFAIL, "%s: cannot write: %s", path, strerror(errno)) : 0;
 }
 
-const char *synth_names(void) { return "sd15, sd21"; }
+int synth_readme(const struct synth_opts *o, struct dl_err *e)
+{
+    return synth_text(o->out, "README.md", e,
+                      "Synthetic weights in the shape of %s (%s), seed %llu, made by dlens synth.\n"
+                      "They are random numbers of sane size, for tests and benchmarks; their images mean nothing.\n",
+                      o->like, o->full ? "full size" : "tiny", (unsigned long long)o->seed);
+}
+
+int synth_join(char *out, size_t cap, const char *a, const char *b, struct dl_err *e)
+{
+    if ((size_t)snprintf(out, cap, "%s/%s", a, b) < cap) return 0;
+    return dl_fail(e, DL_EUSAGE, "%.200s...: this folder's name is too long", a);
+}
+
+const char *synth_names(void) { return "sd15, sd21, sdxl"; }
 
 /* A folder with a model that is not synthetic stays as it is. */
 static int check_folder(const char *out, struct dl_err *e)
@@ -145,5 +159,6 @@ int synth_write(const struct synth_opts *o, struct dl_err *e)
     if (check_folder(o->out, e) < 0) return -1;
     if (!strcmp(o->like, "sd15")) return synth_sd(o, false, e);
     if (!strcmp(o->like, "sd21")) return synth_sd(o, true, e);
+    if (!strcmp(o->like, "sdxl")) return synth_sdxl(o, e);
     return dl_fail(e, DL_EUSAGE, "--like %s: not known; synth makes checkpoints like %s", o->like, synth_names());
 }

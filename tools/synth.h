@@ -20,7 +20,7 @@
 
 struct synth_opts {
     const char *like; /* one of synth_names() */
-    bool full;        /* the real model's size; otherwise a small one of less than 2 MB */
+    bool full;        /* the real model's size; otherwise a small one of about 2 MB */
     const char *out;  /* folder, made with those above it; a synthetic model in it is replaced, any other refused */
     const char *tokenizer; /* folder with vocab.json and merges.txt, copied; NULL: a small vocabulary is made up */
     int type;              /* DL_F32, DL_F16 or DL_BF16 */
@@ -86,11 +86,34 @@ int synth_folder(const char *path, struct dl_err *e);
 int synth_text(const char *folder, const char *file, struct dl_err *e, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* Writes <out>/tokenizer. *vocab: in, the number of ids that the model must have, or 0 for as many as there are; out,
+/* Writes <out>/README.md. */
+int synth_readme(const struct synth_opts *o, struct dl_err *e);
+
+/* out [cap] = a/b. */
+int synth_join(char *out, size_t cap, const char *a, const char *b, struct dl_err *e);
+
+/* Writes the CLIP tokenizer <out>/<folder>; of a copied one, "tokenizer" keeps its own settings. *vocab: in, the number of ids that the model must have, or 0 for as many as there are; out,
  * the size of the token table. pad: the padding token, "!" or "<|endoftext|>". */
-int synth_tokenizer(const struct synth_opts *o, const char *pad, int *vocab, struct dl_err *e);
+int synth_tokenizer(const struct synth_opts *o, const char *folder, const char *pad, int *vocab, struct dl_err *e);
+
+struct synth_clip {
+    const char *class_name, *act; /* "CLIPTextModel", "quick_gelu" */
+    int width, ff, layers, heads, projection, vocab;
+};
+
+/* <out>/<folder>: config and weights of a CLIP text encoder. */
+int synth_clip(const struct synth_opts *o, const char *folder, const struct synth_clip *s, struct dl_err *e);
+
+/* The weights of one network, as the config.json in <out>/<folder> wants them. hand_on: noise prediction, where the
+ * UNet's input shows in its output. */
+int synth_unet(const struct synth_opts *o, const char *folder, bool hand_on, struct dl_err *e);
+int synth_vae(const struct synth_opts *o, const char *folder, struct dl_err *e);
 
 /* Stable Diffusion 1.x and 2.x: everything but the tokenizer. */
 int synth_sd(const struct synth_opts *o, bool v2, struct dl_err *e);
+/* The same of Stable Diffusion XL. */
+int synth_sdxl(const struct synth_opts *o, struct dl_err *e);
+/* FLUX.1's transformer alone, with its config: <out>/transformer. */
+int synth_flux_transformer(const struct synth_opts *o, bool dev, struct dl_err *e);
 
 #endif

@@ -4,14 +4,6 @@
  * by "!". */
 #include "tools/synth.h"
 
-#include "pipelines/clip.h"
-#include "pipelines/unet.h"
-#include "pipelines/vae.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 struct shape {
     const char *act;
     int text_width, text_ff, text_layers, text_heads;
@@ -124,105 +116,24 @@ static const struct shape shapes[2][2] = {
     },
 };
 
-/* Branches that are added to a stream are damped, so that the stream keeps its size; what follows an activation is
- * raised by what the activation took; attention is sharpened, so that it does not merely average. */
-static const struct synth_gain clip_gains[] = {
-    {"token_embedding", 0.5f},
-    {"position_embedding", 0.25f},
-    {"q_proj", 1.5f},
-    {"k_proj", 1.5f},
-    {"out_proj", 0.8f},
-    {"fc2", 0.8f},
-    {NULL, 0},
-};
-static const struct synth_gain unet_gains[] = {
-    {"time_embedding.linear_2", 1.5f},
-    {"time_emb_proj", 1.5f},
-    {"conv1", 1.5f},
-    {"conv2", 0.7f},
-    {"attn2.to_q", 2},
-    {"attn2.to_k", 2},
-    {"attn2.to_out", 2},
-    {"attn1.to_q", 1.5f},
-    {"attn1.to_k", 1.5f},
-    {"ff.net.2", 1},
-    {"proj_out", 0.5f},
-    {"conv_in", 0.3f},
-    {"conv_out", 1},
-    {NULL, 0},
-};
-static const struct synth_gain vae_gains[] = {
-    {"decoder.conv_in", 0.2f},  {"conv1", 1.5f}, {"conv2", 0.7f}, {"to_q", 1.5f}, {"to_k", 1.5f},
-    {"decoder.conv_out", 0.7f}, {NULL, 0},
-};
-
-static struct synth_plan plan_plain(void *user, const struct synth_tensor *t) { return synth_plan_of(t, user); }
-
-struct unet_plan {
-    char last[96]; /* the last resnet's shortcut */
-    bool hand_on;  /* noise prediction: the network's input shows in its output */
-};
-
-static struct synth_plan plan_unet(void *user, const struct synth_tensor *t)
-{
-    const struct unet_plan *u = user;
-    struct synth_plan p = synth_plan_of(t, unet_gains);
-    if (!strcmp(t->name, "conv_in.weight"))
-        p.echo = SYNTH_SPREAD, p.echo_gain = 0.5f;
-    else if (!strcmp(t->name, u->last))
-        p.echo = SYNTH_PASS, p.echo_gain = u->hand_on ? 4 : 1, p.std *= 0.7f;
-    else if (!strcmp(t->name, "conv_out.weight") && u->hand_on)
-        p.echo = SYNTH_GATHER, p.echo_gain = 4.9f / (float)t->dim[1], p.std *= 0.3f;
-    return p;
-}
-
-static int join(char *out, size_t cap, const char *a, const char *b, struct dl_err *e)
-{
-    if ((size_t)snprintf(out, cap, "%s/%s", a, b) < cap) return 0;
-    return dl_fail(e, DL_EUSAGE, "%.200s...: this folder's name is too long", a);
-}
-
-/* Ends the binding of a list and writes its tensors. */
-static int finish(struct bind *b, int rc, struct synth_list *l, const char *folder, const char *stem,
-                  const struct synth_opts *o, struct synth_plan (*plan)(void *, const struct synth_tensor *),
-                  void *user, struct dl_err *e)
-{
-    char path[4096];
-    if (bind_close(b, e) < 0) rc = -1;
-    if (rc == 0) rc = join(path, sizeof path, folder, stem, e);
-    if (rc == 0) rc = synth_tensors(path, l, o, plan, user, e);
-    synth_list_close(l);
-    return rc;
-}
-
 static int write_text_encoder(const struct synth_opts *o, const struct shape *s, int vocab, struct dl_err *e)
 {
-    char folder[4000], path[4096];
-    if (join(folder, sizeof folder, o->out, "text_encoder", e) < 0 || synth_folder(folder, e) < 0) return -1;
-    if (synth_text(folder, "config.json", e,
-                   "{\n  'architectures': ['CLIPTextModel'],\n  'attention_dropout': 0.0,\n  'bos_token_id': 0,\n"
-                   "  'dropout': 0.0,\n  'eos_token_id': 2,\n  'hidden_act': '%s',\n  'hidden_size': %d,\n"
-                   "  'initializer_factor': 1.0,\n  'initializer_range': 0.02,\n  'intermediate_size': %d,\n"
-                   "  'layer_norm_eps': 1e-05,\n  'max_position_embeddings': 77,\n  'model_type': 'clip_text_model',\n"
-                   "  'num_attention_heads': %d,\n  'num_hidden_layers': %d,\n  'pad_token_id': 1,\n"
-                   "  'projection_dim': %d,\n  'torch_dtype': 'float32',\n  'vocab_size': %d\n}\n",
-                   s->act, s->text_width, s->text_ff, s->text_heads, s->text_layers, s->text_width, vocab) < 0)
-        return -1;
-    struct clip_config c;
-    if (join(path, sizeof path, folder, "config.json", e) < 0 || clip_config_read(&c, path, e) < 0) return -1;
-    struct synth_list l = {0};
-    struct bind b;
-    struct clip m = {0};
-    if (bind_open_list(&b, synth_collect, &l, e) < 0) return -1;
-    int rc = clip_bind(&m, &c, &b, e);
-    clip_close(&m);
-    return finish(&b, rc, &l, folder, "model.safetensors", o, plan_plain, (void *)(uintptr_t)clip_gains, e);
+    return synth_clip(o, "text_encoder",
+                      &(struct synth_clip){.class_name = "CLIPTextModel",
+                                           .act = s->act,
+                                           .width = s->text_width,
+                                           .ff = s->text_ff,
+                                           .layers = s->text_layers,
+                                           .heads = s->text_heads,
+                                           .projection = s->text_width,
+                                           .vocab = vocab},
+                      e);
 }
 
 static int write_unet(const struct synth_opts *o, const struct shape *s, bool v2, struct dl_err *e)
 {
-    char folder[4000], path[4096];
-    if (join(folder, sizeof folder, o->out, "unet", e) < 0 || synth_folder(folder, e) < 0) return -1;
+    char folder[4000];
+    if (synth_join(folder, sizeof folder, o->out, "unet", e) < 0 || synth_folder(folder, e) < 0) return -1;
     if (synth_text(
             folder, "config.json", e,
             "{\n  '_class_name': 'UNet2DConditionModel',\n  'act_fn': 'silu',\n  'attention_head_dim': %s,\n"
@@ -234,28 +145,13 @@ static int write_unet(const struct synth_opts *o, const struct shape *s, bool v2
             s->heads, s->channels, s->text_width, s->down, s->extra, s->layers, s->groups, s->sample, s->up,
             s->linear) < 0)
         return -1;
-    struct unet_config c;
-    if (join(path, sizeof path, folder, "config.json", e) < 0 || unet_config_read(&c, path, e) < 0) return -1;
-    struct synth_list l = {0};
-    struct bind b;
-    struct unet *u = calloc(1, sizeof *u);
-    if (!u) return dl_fail(e, DL_ENOMEM, "%s: no memory", folder);
-    if (bind_open_list(&b, synth_collect, &l, e) < 0) {
-        free(u);
-        return -1;
-    }
-    int rc = unet_bind(u, &c, &b, e);
-    unet_close(u);
-    free(u);
-    struct unet_plan p = {.hand_on = !v2};
-    snprintf(p.last, sizeof p.last, "up_blocks.%d.resnets.%d.conv_shortcut.weight", c.levels - 1, c.layers[0]);
-    return finish(&b, rc, &l, folder, "diffusion_pytorch_model.safetensors", o, plan_unet, &p, e);
+    return synth_unet(o, "unet", !v2, e);
 }
 
 static int write_vae(const struct synth_opts *o, const struct shape *s, struct dl_err *e)
 {
-    char folder[4000], path[4096];
-    if (join(folder, sizeof folder, o->out, "vae", e) < 0 || synth_folder(folder, e) < 0) return -1;
+    char folder[4000];
+    if (synth_join(folder, sizeof folder, o->out, "vae", e) < 0 || synth_folder(folder, e) < 0) return -1;
     if (synth_text(
             folder, "config.json", e,
             "{\n  '_class_name': 'AutoencoderKL',\n  'act_fn': 'silu',\n  'block_out_channels': %s,\n"
@@ -263,27 +159,13 @@ static int write_vae(const struct synth_opts *o, const struct shape *s, struct d
             "  'norm_num_groups': %d,\n  'out_channels': 3,\n  'sample_size': %d,\n  'up_block_types': %s\n}\n",
             s->vae_channels, s->vae_down, s->vae_layers, s->vae_groups, s->vae_sample, s->vae_up) < 0)
         return -1;
-    struct vae_config c;
-    if (join(path, sizeof path, folder, "config.json", e) < 0 || vae_config_read(&c, path, e) < 0) return -1;
-    struct synth_list l = {0};
-    struct bind b;
-    struct vae *v = calloc(1, sizeof *v);
-    if (!v) return dl_fail(e, DL_ENOMEM, "%s: no memory", folder);
-    if (bind_open_list(&b, synth_collect, &l, e) < 0) {
-        free(v);
-        return -1;
-    }
-    vae_bind(v, &c, &b);
-    vae_close(v);
-    free(v);
-    return finish(&b, 0, &l, folder, "diffusion_pytorch_model.safetensors", o, plan_plain, (void *)(uintptr_t)vae_gains,
-                  e);
+    return synth_vae(o, "vae", e);
 }
 
 static int write_scheduler(const struct synth_opts *o, bool v2, struct dl_err *e)
 {
     char folder[4000];
-    if (join(folder, sizeof folder, o->out, "scheduler", e) < 0 || synth_folder(folder, e) < 0) return -1;
+    if (synth_join(folder, sizeof folder, o->out, "scheduler", e) < 0 || synth_folder(folder, e) < 0) return -1;
     return synth_text(folder, "scheduler_config.json", e,
                       "{\n  '_class_name': '%s',\n  'beta_end': 0.012,\n  'beta_schedule': 'scaled_linear',\n"
                       "  'beta_start': 0.00085,\n  'clip_sample': false,\n  'num_train_timesteps': 1000,\n"
@@ -294,11 +176,7 @@ static int write_scheduler(const struct synth_opts *o, bool v2, struct dl_err *e
 
 static int write_index(const struct synth_opts *o, bool v2, struct dl_err *e)
 {
-    if (synth_text(o->out, "README.md", e,
-                   "Synthetic weights in the shape of %s (%s), seed %llu, made by dlens synth.\n"
-                   "They are random numbers of sane size, for tests and benchmarks; their images mean nothing.\n",
-                   o->like, o->full ? "full size" : "tiny", (unsigned long long)o->seed) < 0)
-        return -1;
+    if (synth_readme(o, e) < 0) return -1;
     return synth_text(o->out, "model_index.json", e,
                       "{\n  '_class_name': 'StableDiffusionPipeline',\n  '_diffusers_version': '0.8.0',\n"
                       "  '_name_or_path': 'synthetic, like %s, seed %llu',\n"
@@ -314,7 +192,7 @@ int synth_sd(const struct synth_opts *o, bool v2, struct dl_err *e)
 {
     const struct shape *s = &shapes[v2][o->full];
     int vocab = o->full ? 49408 : 0;
-    if (synth_folder(o->out, e) < 0 || synth_tokenizer(o, v2 ? "!" : "<|endoftext|>", &vocab, e) < 0) return -1;
+    if (synth_folder(o->out, e) < 0 || synth_tokenizer(o, "tokenizer", v2 ? "!" : "<|endoftext|>", &vocab, e) < 0) return -1;
     if (write_scheduler(o, v2, e) < 0 || write_text_encoder(o, s, vocab, e) < 0) return -1;
     if (write_unet(o, s, v2, e) < 0 || write_vae(o, s, e) < 0) return -1;
     return write_index(o, v2, e); /* last: without it the folder is no model */

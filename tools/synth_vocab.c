@@ -191,10 +191,10 @@ static int write_settings(const char *folder, const char *pad, struct dl_err *e)
                       bos, eos, pad, eos);
 }
 
-int synth_tokenizer(const struct synth_opts *o, const char *pad, int *vocab, struct dl_err *e)
+int synth_tokenizer(const struct synth_opts *o, const char *name, const char *pad, int *vocab, struct dl_err *e)
 {
     char folder[4000];
-    if ((size_t)snprintf(folder, sizeof folder, "%s/tokenizer", o->out) >= sizeof folder)
+    if ((size_t)snprintf(folder, sizeof folder, "%s/%s", o->out, name) >= sizeof folder)
         return dl_fail(e, DL_EUSAGE, "%.200s...: this folder's name is too long", o->out);
     if (synth_folder(folder, e) < 0 || write_settings(folder, pad, e) < 0) return -1;
     int want = *vocab;
@@ -202,8 +202,9 @@ int synth_tokenizer(const struct synth_opts *o, const char *pad, int *vocab, str
         if (copy(o->tokenizer, folder, "vocab.json", false, e) < 0 ||
             copy(o->tokenizer, folder, "merges.txt", false, e) < 0)
             return -1;
-        if (copy(o->tokenizer, folder, "special_tokens_map.json", true, e) < 0) return -1;
-        if (copy(o->tokenizer, folder, "tokenizer_config.json", true, e) < 0) return -1;
+        bool settings = !strcmp(name, "tokenizer"); /* a second tokenizer has its own */
+        if (settings && copy(o->tokenizer, folder, "special_tokens_map.json", true, e) < 0) return -1;
+        if (settings && copy(o->tokenizer, folder, "tokenizer_config.json", true, e) < 0) return -1;
         return read_vocabulary(folder, want, vocab, e);
     }
     struct vocabulary *v = calloc(1, sizeof *v);
