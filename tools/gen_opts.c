@@ -58,7 +58,7 @@ void gen_defaults(struct gen_args *a)
 }
 
 struct preset {
-    const char *name, *layers, *prompt, *scheduler;
+    const char *name, *layers, *prompt, *scheduler, *size;
     bool blocks;
     uint64_t seed;
     int64_t steps;
@@ -66,7 +66,7 @@ struct preset {
     enum lens_noise noise;
 };
 
-/* The NNsight tutorial's Stable Diffusion cell; the paper's code for Stable Diffusion 2.1 (main_sd.py: DPM-Solver++,
+/* The NNsight tutorial's cells (of the larger models it shows every second block); the paper's code for Stable Diffusion 2.1 (main_sd.py: DPM-Solver++,
  * one generator with seed 42, layers 3, 7, ..., 23 of its annotations). */
 static const struct preset presets[] = {
     {.name = "tutorial-sd15",
@@ -75,6 +75,13 @@ static const struct preset presets[] = {
      .seed = 17,
      .steps = 50,
      .guidance = 7.5,
+     .prompt = "A few people are in the ocean splashing around"},
+    {.name = "tutorial-if",
+     .layers = "0:23:2",
+     .blocks = true,
+     .seed = 128998123,
+     .steps = 100,
+     .guidance = 7,
      .prompt = "A few people are in the ocean splashing around"},
     {.name = "paper-sd21",
      .layers = "3:24:4",
@@ -101,7 +108,7 @@ void gen_preset_first(struct gen_args *a, int argc, char **argv, const struct op
         const struct preset *p = v == GEN_PRESET ? find_preset(optarg, NULL) : NULL;
         if (!p) continue;
         a->preset = p->name, a->layers = p->layers, a->blocks = p->blocks, a->titles_block = p->blocks;
-        a->scheduler = p->scheduler, a->steps = p->steps, a->guidance = p->guidance, a->noise = p->noise;
+        a->scheduler = p->scheduler, a->size = p->size, a->steps = p->steps, a->guidance = p->guidance, a->noise = p->noise;
         a->seeds[0] = p->seed, a->n_seeds = 1, a->text = TEXT_HF4;
         a->preset_prompt = p->prompt;
     }
