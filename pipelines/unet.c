@@ -105,11 +105,10 @@ void unet_steps_added(struct dl_run *r, struct unet *u, const float *t, int step
     dl_act hidden = time_hidden(r, u, t, steps), added = added_of(r, u, pooled, sizes);
     dl_act emb = dl_act_hi(r, r->t, pooled.n, 1, steps, hidden.c);
     hidden.n = pooled.n, hidden.rs = 0; /* the same timesteps for every condition */
-    dl_op_gemm(r, (struct dl_gemm){
-                      .x = hidden,
-                      .y = emb,
-                      .w = &u->time2,
-                      .e = {.bias = &u->time2_b, .add = {.p = added.p, .rs = added.rs, .t = added.t}}});
+    dl_op_gemm(r, (struct dl_gemm){.x = hidden,
+                                   .y = emb,
+                                   .w = &u->time2,
+                                   .e = {.bias = &u->time2_b, .add = {.p = added.p, .rs = added.rs, .t = added.t}}});
     dl_op_copy(r, (struct dl_copy){.x = emb, .y = emb, .fn = DL_SILU});
     all_rows(r, u, emb, table);
     dl_arena_release_hi(&r->arena, m);
@@ -360,10 +359,10 @@ static dl_vec temb_of(struct pass *p)
     int64_t width = p->u->temb_width;
     if (!rows->table_steps) return (dl_vec){.p = rows->table, .ss = width, .t = DL_F32};
     dl_act picked = dl_act_hi(p->r, DL_F32, rows->n, 1, 1, (int32_t)width);
-    dl_op_pick(p->r, (struct dl_pick){
-                         .table = {.p = rows->table, .rs = width * rows->table_steps, .ss = width, .t = DL_F32},
-                         .row = rows->kv_row,
-                         .y = picked});
+    dl_op_pick(p->r,
+               (struct dl_pick){.table = {.p = rows->table, .rs = width * rows->table_steps, .ss = width, .t = DL_F32},
+                                .row = rows->kv_row,
+                                .y = picked});
     return (dl_vec){.p = picked.p, .rs = width, .t = DL_F32};
 }
 

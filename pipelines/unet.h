@@ -1,5 +1,5 @@
-/* unet.h: UNet2DConditionModel of Stable Diffusion 1.x, 2.x (Rombach et al. 2022) and XL (Podell et al. 2024; diffusers'
- * unet_2d_condition.py).
+/* unet.h: UNet2DConditionModel of Stable Diffusion 1.x, 2.x (Rombach et al. 2022) and XL (Podell et al. 2024;
+ * diffusers' unet_2d_condition.py).
  *
  * The network is split by what each part depends on, see DESIGN: unet_text (K and V of the text for every cross
  * attention, once per text condition), unet_steps (the time embedding's row in every resnet, for all steps at once),
@@ -9,8 +9,8 @@
  * unconditional rows of one image have the same latent, so all that stands before the first cross attention
  * is computed once per latent and then expanded.
  *
- * SDXL adds a pooled text vector and six sizes to the time embedding, so its step table depends on the text condition as
- * well: one table for each condition, made by unet_steps_added in place of unet_steps. Of its network only the first
+ * SDXL adds a pooled text vector and six sizes to the time embedding, so its step table depends on the text condition
+ * as well: one table for each condition, made by unet_steps_added in place of unet_steps. Of its network only the first
  * convolution is then shared by rows of one latent.
  */
 #ifndef DL_UNET_H
@@ -92,8 +92,8 @@ void unet_steps(struct dl_run *r, struct unet *u, const float *t, int steps, flo
 /* SDXL: the sizes that the network is told of, in its order and in pixels. */
 enum { UNET_SIZES = 6 /* original height, width; crop top, left; target height, width */ };
 
-/* table: [pooled.n][steps][temb_width] f32, a table for each text condition; pooled [conditions][1][1][cfg.pooled] of any
- * type; sizes host [UNET_SIZES]. */
+/* table: [pooled.n][steps][temb_width] f32, a table for each text condition; pooled [conditions][1][1][cfg.pooled] of
+ * any type; sizes host [UNET_SIZES]. */
 void unet_steps_added(struct dl_run *r, struct unet *u, const float *t, int steps, dl_act pooled,
                       const float sizes[UNET_SIZES], float *table);
 

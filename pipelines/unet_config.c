@@ -4,16 +4,11 @@
 /* What diffusers' UNet can do and this code does not compute: a checkpoint that asks for it is refused by name. */
 static void refuse_others(struct cfg *c)
 {
-    static const char *const absent[] = {"class_embed_type",
-                                         "encoder_hid_dim_type",
-                                         "encoder_hid_dim",
-                                         "num_class_embeds",
-                                         "time_cond_proj_dim",
-                                         "time_embedding_dim",
-                                         "timestep_post_act",
-                                         "time_embedding_act_fn",
-                                         "cross_attention_norm",
-                                         "reverse_transformer_layers_per_block"};
+    static const char *const absent[] = {"class_embed_type",     "encoder_hid_dim_type",
+                                         "encoder_hid_dim",      "num_class_embeds",
+                                         "time_cond_proj_dim",   "time_embedding_dim",
+                                         "timestep_post_act",    "time_embedding_act_fn",
+                                         "cross_attention_norm", "reverse_transformer_layers_per_block"};
     static const char *const off[] = {"center_input_sample",     "dual_cross_attention",
                                       "only_cross_attention",    "mid_block_only_cross_attention",
                                       "class_embeddings_concat", "resnet_skip_time_act"};

@@ -4,11 +4,11 @@
  * A latent [n][h][w][latent_c] becomes an image [n][f h][f w][3] in about -1 .. 1, f = 2^(levels - 1). The encoder's
  * tensors are expected in the checkpoint and checked, but never loaded.
  *
- * Half precision. Activations of SDXL's decoder exceed 65504, what f16 can hold ("force_upcast" in its config: diffusers
- * decodes in f32). bf16 holds them, at three bits less. For f16 the decoder is rewritten when its weights are bound
- * (vae_shrink; the idea of the published sdxl-vae-fp16-fix, which finetunes instead): every group norm undoes the scale
- * of its input, so the stream between the residual blocks, and the activation inside each, can be carried at 1/32 of
- * their size by scaling the weights that write them. The function computed is the same.
+ * Half precision. Activations of SDXL's decoder exceed 65504, what f16 can hold ("force_upcast" in its config:
+ * diffusers decodes in f32). bf16 holds them, at three bits less. For f16 the decoder is rewritten when its weights are
+ * bound (vae_shrink; the idea of the published sdxl-vae-fp16-fix, which finetunes instead): every group norm undoes the
+ * scale of its input, so the stream between the residual blocks, and the activation inside each, can be carried at 1/32
+ * of their size by scaling the weights that write them. The function computed is the same.
  */
 #ifndef DL_VAE_H
 #define DL_VAE_H
@@ -57,7 +57,8 @@ int vae_type_read(const char *name);
 int vae_type_pick(const struct vae_config *c, enum vae_type choice, int denoiser, bool *shrink);
 
 /* Scales the decoder for f16, once, after vae_bind and before weights are loaded: the scaled weights are copied to host
- * memory as f32 (SDXL's: 130 MB), until vae_close. Weights without bytes (a fault in the checkpoint) are passed over. */
+ * memory as f32 (SDXL's: 130 MB), until vae_close. Weights without bytes (a fault in the checkpoint) are passed over.
+ */
 int vae_shrink(struct vae *v, struct dl_err *e);
 
 int vae_factor(const struct vae_config *c); /* pixels to a latent pixel, along one side */

@@ -47,8 +47,8 @@ static int scale(struct vae *v, struct dl_w *w, struct dl_err *e)
     return 0;
 }
 
-/* Both sums of a block: the one inside, and the one that is added to the stream. The shortcut's input is scaled already,
- * its bias is not. */
+/* Both sums of a block: the one inside, and the one that is added to the stream. The shortcut's input is scaled
+ * already, its bias is not. */
 static int scale_resnet(struct vae *v, struct vae_resnet *n, struct dl_err *e)
 {
     struct dl_w *w[] = {&n->conv1, &n->conv1_b, &n->conv2, &n->conv2_b, &n->shortcut_b};

@@ -92,8 +92,9 @@ int synth_readme(const struct synth_opts *o, struct dl_err *e);
 /* out [cap] = a/b. */
 int synth_join(char *out, size_t cap, const char *a, const char *b, struct dl_err *e);
 
-/* Writes the CLIP tokenizer <out>/<folder>; of a copied one, "tokenizer" keeps its own settings. *vocab: in, the number of ids that the model must have, or 0 for as many as there are; out,
- * the size of the token table. pad: the padding token, "!" or "<|endoftext|>". */
+/* Writes the CLIP tokenizer <out>/<folder>; of a copied one, "tokenizer" keeps its own settings. *vocab: in, the number
+ * of ids that the model must have, or 0 for as many as there are; out, the size of the token table. pad: the padding
+ * token, "!" or "<|endoftext|>". */
 int synth_tokenizer(const struct synth_opts *o, const char *folder, const char *pad, int *vocab, struct dl_err *e);
 
 struct synth_clip {

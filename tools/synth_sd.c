@@ -192,7 +192,8 @@ int synth_sd(const struct synth_opts *o, bool v2, struct dl_err *e)
 {
     const struct shape *s = &shapes[v2][o->full];
     int vocab = o->full ? 49408 : 0;
-    if (synth_folder(o->out, e) < 0 || synth_tokenizer(o, "tokenizer", v2 ? "!" : "<|endoftext|>", &vocab, e) < 0) return -1;
+    if (synth_folder(o->out, e) < 0 || synth_tokenizer(o, "tokenizer", v2 ? "!" : "<|endoftext|>", &vocab, e) < 0)
+        return -1;
     if (write_scheduler(o, v2, e) < 0 || write_text_encoder(o, s, vocab, e) < 0) return -1;
     if (write_unet(o, s, v2, e) < 0 || write_vae(o, s, e) < 0) return -1;
     return write_index(o, v2, e); /* last: without it the folder is no model */

@@ -121,8 +121,8 @@ static int write_index(const struct synth_opts *o, struct dl_err *e)
 
 int synth_sdxl(const struct synth_opts *o, struct dl_err *e)
 {
-    static const char *const encoder[] = {"text_encoder", "text_encoder_2"}, *const tokens[] = {"tokenizer", "tokenizer_2"},
-                             *const pad[] = {"<|endoftext|>", "!"};
+    static const char *const encoder[] = {"text_encoder", "text_encoder_2"},
+                             *const tokens[] = {"tokenizer", "tokenizer_2"}, *const pad[] = {"<|endoftext|>", "!"};
     const struct shape *s = &shapes[o->full];
     if (synth_folder(o->out, e) < 0) return -1;
     for (int i = 0; i < 2; i++) {
