@@ -2,6 +2,7 @@
  * models: same names, same shapes, nothing more. */
 #include "loaders/bind.h"
 #include "pipelines/clip.h"
+#include "pipelines/flux.h"
 #include "pipelines/unet.h"
 #include "pipelines/unet_if.h"
 #include "pipelines/vae.h"
@@ -115,6 +116,15 @@ static int list_vae(struct bind *b, const char *path, struct dl_err *e)
     return rc;
 }
 
+static int list_flux(struct bind *b, const char *path, struct dl_err *e)
+{
+    struct flux m = {0};
+    struct flux_config c;
+    int rc = flux_config_read(&c, path, e) < 0 ? -1 : flux_bind(&m, &c, b, e);
+    flux_close(&m);
+    return rc;
+}
+
 static struct lines listed(const char *model, const char *part, list_fn *list)
 {
     char path[600];
@@ -150,6 +160,12 @@ static const struct {
     {"IF-I-L-v1.0", "unet", list_unet_if},
     {"IF-I-XL-v1.0", "unet", list_unet_if},
     {"IF-II-L-v1.0", "unet", list_unet_if},
+    {"FLUX.1-schnell", "text_encoder", list_clip},
+    {"FLUX.1-schnell", "transformer", list_flux},
+    {"FLUX.1-schnell", "vae", list_vae},
+    {"FLUX.1-dev", "text_encoder", list_clip},
+    {"FLUX.1-dev", "transformer", list_flux},
+    {"FLUX.1-dev", "vae", list_vae},
 };
 
 static void test_lists(void **state)
