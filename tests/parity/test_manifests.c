@@ -3,6 +3,7 @@
 #include "loaders/bind.h"
 #include "pipelines/clip.h"
 #include "pipelines/flux.h"
+#include "pipelines/t5.h"
 #include "pipelines/unet.h"
 #include "pipelines/unet_if.h"
 #include "pipelines/vae.h"
@@ -125,6 +126,15 @@ static int list_flux(struct bind *b, const char *path, struct dl_err *e)
     return rc;
 }
 
+static int list_t5(struct bind *b, const char *path, struct dl_err *e)
+{
+    struct t5 m = {0};
+    struct t5_config c;
+    int rc = t5_config_read(&c, path, e) < 0 ? -1 : t5_bind(&m, &c, b, e);
+    t5_close(&m);
+    return rc;
+}
+
 static struct lines listed(const char *model, const char *part, list_fn *list)
 {
     char path[600];
@@ -156,6 +166,12 @@ static const struct {
     {"stable-diffusion-xl-base-1.0", "text_encoder_2", list_clip},
     {"stable-diffusion-xl-base-1.0", "unet", list_unet},
     {"stable-diffusion-xl-base-1.0", "vae", list_vae},
+    {"IF-I-M-v1.0", "text_encoder", list_t5},
+    {"IF-I-L-v1.0", "text_encoder", list_t5},
+    {"IF-I-XL-v1.0", "text_encoder", list_t5},
+    {"IF-II-L-v1.0", "text_encoder", list_t5},
+    {"FLUX.1-schnell", "text_encoder_2", list_t5},
+    {"FLUX.1-dev", "text_encoder_2", list_t5},
     {"IF-I-M-v1.0", "unet", list_unet_if},
     {"IF-I-L-v1.0", "unet", list_unet_if},
     {"IF-I-XL-v1.0", "unet", list_unet_if},
