@@ -1,0 +1,44 @@
+"""Reference of one step of the full-size IF-I-L: tests/parity/test_full_if.c.
+
+  DLENS_FULL_DIR=DIR build/tests/test_parity_full_if        (makes DIR/if1-full)
+  python unet_if_full.py DIR/if1-full tests/parity/data/full_if1_step.safetensors
+
+The inputs are made by the same integer arithmetic on both sides (`noise`), so only the output is stored: out
+[2][64][64][6], float32, channels last. 5 GB of memory are needed.
+"""
+import sys
+import time
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.numpy import save_file
+
+TIMESTEP = 500
+
+
+def noise(salt, *shape):
+    """Numbers in [-2, 2), multiples of 2^-22, from a 32-bit hash of salt and place."""
+    x = np.arange(np.prod(shape), dtype=np.uint32) + np.uint32(salt * 0x9E3779B9 & 0xFFFFFFFF)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    x ^= x >> np.uint32(16)
+    return torch.from_numpy(((x >> np.uint32(8)).astype(np.float32) / 4194304 - 2).reshape(shape))
+
+
+def main():
+    folder, path = sys.argv[1:]
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
+    latent = noise(1, 2, 64, 64, 3).permute(0, 3, 1, 2).contiguous()
+    text = noise(2, 2, 77, unet.config.encoder_hid_dim) * np.float32(0.1)
+    with torch.no_grad():
+        for _ in range(2):  # the first run warms up
+            start = time.monotonic()
+            out = unet(latent, TIMESTEP, text).sample
+            print(f"{time.monotonic() - start:.2f} s with {torch.get_num_threads()} threads")
+    print("rms", out.pow(2).mean().sqrt().item(), "rows differ by", (out[0] - out[1]).std().item())
+    data = {"out": out.permute(0, 2, 3, 1).contiguous().numpy()}
+    save_file(data, path, {"format": "pt", "timestep": str(TIMESTEP), "made_by": "tools/ref/unet_if_full.py"})
+
+
+main()
