@@ -130,12 +130,55 @@ struct cuda_add_args {
 };
 int cuda_add(struct CUstream_st *s, const struct cuda_add_args *a);
 
+/* y[i] [1][1][c] = row row[i] of the table in this step. */
+struct cuda_pick_args {
+    dl_vec table;
+    const int32_t *row; /* [y.n] */
+    dl_act y;
+    const int32_t *step;
+};
+int cuda_pick(struct CUstream_st *s, const struct cuda_pick_args *a);
+
+/* As dl_op_resize. */
+struct cuda_resize_args {
+    dl_act x, y;
+    int32_t kind; /* enum dl_resize_kind */
+};
+int cuda_resize(struct CUstream_st *s, const struct cuda_resize_args *a);
+
 /* u8 [n][h][w][3] */
 struct cuda_image_args {
     dl_act x;
     uint8_t *u8;
 };
 int cuda_image(struct CUstream_st *s, const struct cuda_image_args *a);
+
+/* ---- rope.cu ---- */
+
+/* As dl_op_rope. y may be x. */
+struct cuda_rope_args {
+    dl_act x, y;
+    int32_t heads;
+    const float *gamma[2]; /* [d] or NULL */
+    float eps;
+    const float *table; /* [t][d / 2][2] or NULL */
+};
+int cuda_rope(struct CUstream_st *s, const struct cuda_rope_args *a);
+
+/* y[head][q][k] = table[bucket[k - q + queries - 1]][head]. */
+struct cuda_rel_bias_args {
+    const float *table;    /* [buckets][heads] */
+    const int32_t *bucket; /* [queries + keys - 1], dl_rel_bucket of each distance */
+    dl_act y;
+};
+int cuda_rel_bias(struct CUstream_st *s, const struct cuda_rel_bias_args *a);
+
+/* As dl_op_token_mean. */
+struct cuda_token_mean_args {
+    dl_act x, y;
+    const float *pos; /* [c] or NULL */
+};
+int cuda_token_mean(struct CUstream_st *s, const struct cuda_token_mean_args *a);
 
 /* ---- sched.cu ---- */
 
@@ -148,7 +191,8 @@ struct cuda_sched_in_args {
 };
 int cuda_sched_in(struct CUstream_st *s, const struct cuda_sched_in_args *a);
 
-/* As dl_op_sched_step; tables whose steps take noise are the caller's to refuse. Bits are sched_apply's. */
+/* As dl_op_sched_step. Bits are sched_apply's, but for the exponential of a learned variance, which is rounded
+ * correctly here. */
 struct cuda_sched_step_args {
     const struct sched_step *steps;
     const int32_t *step;
@@ -158,6 +202,8 @@ struct cuda_sched_step_args {
     dl_act latent, history;         /* f32 */
     float threshold, threshold_max; /* the table's; 0: none */
     float *quantile;                /* [latent.n] scratch, with a threshold */
+    bool use_var;                   /* channels [C, 2 C) of eps are the learned variance */
+    dl_act noise;                   /* f32; p NULL where no step of the table draws */
 };
 int cuda_sched_step(struct CUstream_st *s, const struct cuda_sched_step_args *a);
 

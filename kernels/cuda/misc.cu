@@ -1,4 +1,4 @@
-/* misc.cu: the small ops: epilogue pass, embedding, sinusoids, copy, add, image.
+/* misc.cu: the small ops: epilogue pass, embedding, sinusoids, copy, add, pick, resize, image.
  *
  * Computes: what engine/op.h says of each; sums and functions in f32, one rounding at the end.
  * Needs: sm_80; any pitches and types. V = 8 where every operand allows 16-byte accesses, else V = 1.
@@ -134,6 +134,53 @@ int cuda_add(struct CUstream_st *s, const struct cuda_add_args *args)
     struct cuda_add_args a = *args;
     if (!y_ok(&a.y) || !k_float(a.a.t) || !k_float(a.b.t)) return CUDA_K_UNSUPPORTED;
     return K_EACH(add_kernel, k_act_ok(&a.a) && k_act_ok(&a.b) && k_act_ok(&a.y), a.y, s, a);
+}
+
+template <int V> __global__ void __launch_bounds__(K_THREADS) pick_kernel(cuda_pick_args a)
+{
+    int64_t p;
+    int c;
+    if (!item<V>(a.y, &p, &c)) return;
+    float v[V];
+    k_load_vec<V>(v, a.table, k_step(a.step), dl_ld(a.row + blockIdx.y), c);
+    k_store_t<V>(a.y.p, a.y.t, k_at(a.y, blockIdx.y, p, c), v);
+}
+
+int cuda_pick(struct CUstream_st *s, const struct cuda_pick_args *args)
+{
+    struct cuda_pick_args a = *args;
+    if (!y_ok(&a.y) || k_pixels(&a.y) != 1 || !k_float(a.table.t)) return CUDA_K_UNSUPPORTED;
+    return K_EACH(pick_kernel, k_act_ok(&a.y) && k_vec_ok(&a.table), a.y, s, a);
+}
+
+template <int V> __global__ void __launch_bounds__(K_THREADS) resize_kernel(cuda_resize_args a)
+{
+    int64_t p;
+    int c;
+    if (!item<V>(a.y, &p, &c)) return;
+    int64_t row = (uint32_t)p / (uint32_t)a.y.w, column = (uint32_t)p % (uint32_t)a.y.w;
+    float v[V], w[V];
+    if (a.kind == DL_RESIZE_NEAREST) {
+        int64_t from = row * a.x.h / a.y.h * a.x.w + column * a.x.w / a.y.w;
+        k_load_t<V>(v, a.x.p, a.x.t, k_at(a.x, blockIdx.y, from, c));
+    } else {
+        for (int j = 0; j < V; j++) v[j] = 0;
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            int64_t from = (2 * row + k / 2) * a.x.w + 2 * column + k % 2;
+            k_load_t<V>(w, a.x.p, a.x.t, k_at(a.x, blockIdx.y, from, c));
+            for (int j = 0; j < V; j++) v[j] += w[j];
+        }
+        for (int j = 0; j < V; j++) v[j] *= 0.25f;
+    }
+    k_store_t<V>(a.y.p, a.y.t, k_at(a.y, blockIdx.y, p, c), v);
+}
+
+int cuda_resize(struct CUstream_st *s, const struct cuda_resize_args *args)
+{
+    struct cuda_resize_args a = *args;
+    if (!y_ok(&a.y) || !k_float(a.x.t)) return CUDA_K_UNSUPPORTED;
+    return K_EACH(resize_kernel, k_act_ok(&a.x) && k_act_ok(&a.y), a.y, s, a);
 }
 
 /* A pixel a thread. */

@@ -4,6 +4,8 @@
 #include "kernels/cuda/igemm.h"
 #include "kernels/cuda/kernels.h"
 
+#include <stdlib.h>
+
 static void op_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mean_rstd)
 {
     struct cuda_gnorm_args g = {.x = a->x, .groups = a->groups, .eps = a->eps, .mean_rstd = mean_rstd};
@@ -108,6 +110,61 @@ static void op_add(struct dl_run *r, const struct dl_add *a)
     if (cuda_live(r)) cuda_launched(r, "add", cuda_add(r->ctx->stream, &g));
 }
 
+static void op_pick(struct dl_run *r, const struct dl_pick *a)
+{
+    struct cuda_pick_args g = {.table = a->table, .y = a->y};
+    r->variant = "hand-written";
+    if (!cuda_live(r)) return;
+    g.row = cuda_const(r, a->row, (int64_t)a->y.n * 4), g.step = cuda_step(r);
+    if (cuda_live(r)) cuda_launched(r, "pick", cuda_pick(r->ctx->stream, &g));
+}
+
+static void op_rope(struct dl_run *r, const struct dl_rope *a)
+{
+    struct cuda_rope_args g = {.x = a->x, .y = a->y, .heads = a->heads, .eps = a->eps, .table = a->table};
+    r->variant = "hand-written";
+    for (int k = 0; k < 2; k++) g.gamma[k] = cuda_w_wide(r, a->gamma[k] ? a->gamma[k] : a->gamma[0], a->x.t);
+    if (cuda_live(r)) cuda_launched(r, "rope", cuda_rope(r->ctx->stream, &g));
+}
+
+static void op_resize(struct dl_run *r, const struct dl_resize *a)
+{
+    struct cuda_resize_args g = {.x = a->x, .y = a->y, .kind = a->kind};
+    r->variant = "hand-written";
+    if (cuda_live(r)) cuda_launched(r, "resize", cuda_resize(r->ctx->stream, &g));
+}
+
+/* Buckets are made on the host, so that no device's logarithm moves a boundary. */
+static const int32_t *buckets_of(struct dl_run *r, const struct dl_rel_bias *a)
+{
+    int64_t n = (int64_t)a->y.h + a->y.w - 1;
+    int32_t *b = malloc((size_t)n * sizeof *b);
+    if (!b) {
+        dl_fail(&r->err, DL_ENOMEM, "no memory for the buckets of %lld distances", (long long)n);
+        return NULL;
+    }
+    for (int64_t i = 0; i < n; i++)
+        b[i] = dl_rel_bucket((int32_t)(i - (a->y.h - 1)), (int32_t)a->table->dim[0], a->max_distance);
+    const int32_t *p = cuda_const(r, b, n * 4);
+    free(b);
+    return p;
+}
+
+static void op_rel_bias(struct dl_run *r, const struct dl_rel_bias *a)
+{
+    struct cuda_rel_bias_args g = {.table = cuda_w_wide(r, a->table, r->t), .y = a->y};
+    r->variant = "hand-written";
+    if (cuda_live(r)) g.bucket = buckets_of(r, a);
+    if (cuda_live(r)) cuda_launched(r, "rel_bias", cuda_rel_bias(r->ctx->stream, &g));
+}
+
+static void op_token_mean(struct dl_run *r, const struct dl_token_mean *a)
+{
+    struct cuda_token_mean_args g = {.x = a->x, .y = a->y, .pos = cuda_w_wide(r, a->pos, a->x.t)};
+    r->variant = "hand-written";
+    if (cuda_live(r)) cuda_launched(r, "token_mean", cuda_token_mean(r->ctx->stream, &g));
+}
+
 static const struct sched_step *steps_of(struct dl_run *r, const struct sched_table *t)
 {
     return cuda_const(r, t->step, t->n * (int64_t)sizeof t->step[0]);
@@ -129,7 +186,9 @@ static void op_sched_step(struct dl_run *r, const struct dl_sched_step *a)
                                      .latent = a->latent,
                                      .history = a->history,
                                      .threshold = a->table->threshold,
-                                     .threshold_max = a->table->threshold_max};
+                                     .threshold_max = a->table->threshold_max,
+                                     .use_var = a->table->learned_var && a->table->use_var,
+                                     .noise = a->noise};
     struct dl_mark m = dl_arena_mark(&r->arena);
     r->variant = "hand-written";
     if (g.threshold != 0) g.quantile = dl_arena_hi(&r->arena, (int64_t)a->latent.n * 4);
@@ -162,6 +221,11 @@ void cuda_ops_init(struct dl_ops *ops)
         .sinus = op_sinus,
         .copy = op_copy,
         .add = op_add,
+        .pick = op_pick,
+        .rope = op_rope,
+        .resize = op_resize,
+        .rel_bias = op_rel_bias,
+        .token_mean = op_token_mean,
         .sched_in = op_sched_in,
         .sched_step = op_sched_step,
         .image = op_image,

@@ -3,13 +3,14 @@
  * Computes: cuda_sched_in, cuda_sched_step (engine/sched.h's combination, one rounded operation after the other, never
  *     fused, so the bits are sched_apply's), cuda_step_next, cuda_noise (torch's CUDA generator).
  * Needs: sm_80; the table's steps on the device; any pitches.
- * How: a thread an element. The dynamic threshold is a kernel before it: a block an image finds the two order
- *     statistics by four histograms over the bits of |q|, recomputing q each time (integer counts: always the same
- *     result).
+ * How: a thread an element. The dynamic threshold is a kernel before it: a block an image (256 threads, 1024 for large
+ *     images) finds the two order statistics by four histograms over the bits of |q|, recomputing q each time (integer
+ *     counts: always the same result).
  *     Noise: a Philox block of four normals a thread, in torch's layout over threads.
  * Budget: 1 KB + of shared memory for the threshold; about 40 registers.
  * Speed: not measured yet. A latent is a few hundred KB: launch latency is all of it.
- * Traps: history is read before it is written and a slot may be both. The normals use logf and __sincosf, as
+ * Traps: the exponential of a learned variance is taken in double, an exp of its own for each element of a step that
+ *     draws. History is read before it is written and a slot may be both. The normals use logf and __sincosf, as
  *     curand does; the host's generator uses library functions (engine/rng.h has the bound).
  */
 #include "kernels/cuda/dev/convert.cuh"
@@ -118,27 +119,46 @@ __global__ void __launch_bounds__(K_THREADS) sched_step_kernel(cuda_sched_step_a
     sum_add(t, s.x_q, v.q);
     sum_add(t, s.x_r, v.r);
     sum_add(t, s.x_d, d);
+    if (s.draws) {
+        float std = s.x_noise;
+        if (a.use_var) {
+            float f;
+            k_load_t<1>(&f, a.eps.p, a.eps.t, k_at(a.eps, dl_ld(a.c_row + image), p, a.latent.c + c));
+            f = dl_mul_rn(dl_add_rn(f, 1), 0.5f);
+            f = dl_add_rn(dl_mul_rn(f, s.log_var_max), dl_mul_rn(dl_sub_rn(1, f), s.log_var_min));
+            std = (float)exp((double)dl_mul_rn(0.5f, f));
+        }
+        sum_add(t, std, dl_ld(static_cast<const float *>(a.noise.p) + k_at(a.noise, image, p, c)));
+    }
     if (s.push != SCHED_PUSH_NONE) dl_st(sched_slot(a, s.push_slot, image, p, c), s.push == SCHED_PUSH_E ? v.e : v.q);
     if (s.save_slot >= 0) dl_st(sched_slot(a, s.save_slot, image, p, c), v.x_in);
     dl_st(static_cast<float *>(a.latent.p) + k_at(a.latent, image, p, c), t.v);
 }
 
-/* torch.quantile(|q|, threshold) of an image, clamped to [1, threshold_max]. For floats >= 0 the order of the bits is
- * the order of the values. */
-__global__ void __launch_bounds__(K_THREADS, 4) sched_threshold_kernel(cuda_sched_step_args a)
+/* |q| of element i; images of up to 2^24 elements. */
+__device__ __forceinline__ float sched_abs_q(const cuda_sched_step_args &a, const sched_step &s, int64_t image,
+                                             uint32_t i)
+{
+    return fabsf(sched_inner(a, s, image, i / (uint32_t)a.latent.c, i % (uint32_t)a.latent.c).q);
+}
+
+/* torch.quantile(|q|, threshold) of an image, clamped to [1, threshold_max]; T threads, 256 or more. For floats >= 0
+ * the order of the bits is the order of the values. */
+template <int T> __global__ void __launch_bounds__(T, 1024 / T) sched_threshold_kernel(cuda_sched_step_args a)
 {
     DL_SHARED(uint32_t, count, 256);
     DL_SHARED(uint32_t, found, 2); /* digit, rank within it */
-    DL_SHARED(float, tmp, K_THREADS / 32);
-    int64_t image = blockIdx.x, all = (int64_t)a.latent.h * a.latent.w * a.latent.c;
+    DL_SHARED(float, tmp, T / 32);
+    int64_t image = blockIdx.x;
+    uint32_t all = (uint32_t)a.latent.h * (uint32_t)a.latent.w * (uint32_t)a.latent.c;
     const sched_step s = a.steps[k_step(a.step)];
     float rank = dl_mul_rn(a.threshold, (float)(all - 1)), whole = floorf(rank), w = dl_sub_rn(rank, whole);
     uint32_t left = (uint32_t)whole, prefix = 0;
     for (int shift = 24; shift >= 0; shift -= 8) {
-        count[threadIdx.x] = 0;
+        if (threadIdx.x < 256) count[threadIdx.x] = 0;
         __syncthreads();
-        for (int64_t i = threadIdx.x; i < all; i += K_THREADS) {
-            uint32_t bits = dl_f32_bits(fabsf(sched_inner(a, s, image, i / a.latent.c, i % a.latent.c).q));
+        for (uint32_t i = threadIdx.x; i < all; i += T) {
+            uint32_t bits = dl_f32_bits(sched_abs_q(a, s, image, i));
             if (shift == 24 || bits >> (shift + 8) == prefix >> (shift + 8))
                 dl_atomic_add(count + (bits >> shift & 255), 1);
         }
@@ -155,11 +175,11 @@ __global__ void __launch_bounds__(K_THREADS, 4) sched_threshold_kernel(cuda_sche
     }
     float lo = dl_bits_f32(prefix), above = dl_bits_f32(0x7f800000u), more = 0;
     if (threadIdx.x == 0) more = (float)(count[prefix & 255] - left); /* elements equal to lo from its rank on */
-    for (int64_t i = threadIdx.x; i < all; i += K_THREADS) {
-        float q = fabsf(sched_inner(a, s, image, i / a.latent.c, i % a.latent.c).q);
+    for (uint32_t i = threadIdx.x; i < all; i += T) {
+        float q = sched_abs_q(a, s, image, i);
         if (q > lo) above = dl_min(above, q);
     }
-    above = k_block_min<K_THREADS / 32>(above, tmp);
+    above = k_block_min<T / 32>(above, tmp);
     if (threadIdx.x != 0) return;
     float hi = lo;
     if (ceilf(rank) != whole && more < 2 && above < dl_bits_f32(0x7f800000u)) hi = above;
@@ -173,11 +193,15 @@ int cuda_sched_step(struct CUstream_st *s, const struct cuda_sched_step_args *ar
     struct cuda_sched_step_args a = *args;
     unsigned blocks = k_blocks(k_pixels(&a.latent) * a.latent.c);
     if (!blocks || a.latent.n < 1 || a.latent.n > K_MAX_ROWS || !k_float(a.eps.t) || a.latent.t != DL_F32 ||
-        (a.history.p && a.history.t != DL_F32) || (a.threshold > 0 && !a.quantile) ||
+        (a.history.p && a.history.t != DL_F32) || (a.noise.p && a.noise.t != DL_F32) ||
+        (a.threshold > 0 && !a.quantile) ||
         (a.threshold > 0 && k_pixels(&a.latent) * a.latent.c > 1 << 24)) /* ranks are exact in f32 up to there */
         return CUDA_K_UNSUPPORTED;
     if (a.threshold > 0) {
-        int e = DL_LAUNCH(sched_threshold_kernel, (unsigned)a.latent.n, K_THREADS, 0, s, a);
+        unsigned n = (unsigned)a.latent.n;
+        bool large = k_pixels(&a.latent) * a.latent.c > 1 << 14;
+        int e = large ? DL_LAUNCH(sched_threshold_kernel<1024>, n, 1024, 0, s, a)
+                      : DL_LAUNCH(sched_threshold_kernel<256>, n, 256, 0, s, a);
         if (e) return e;
     }
     return DL_LAUNCH(sched_step_kernel, dim3(blocks, (unsigned)a.latent.n), K_THREADS, 0, s, a);

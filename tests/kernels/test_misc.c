@@ -1,4 +1,4 @@
-/* The small ops of both CPU tables: embed, sinus, copy, add, sched_in, sched_step, image. */
+/* The small ops of both CPU tables: embed, sinus, copy, add, pick, resize, sched_in, sched_step, image. */
 #include "engine/sched.h"
 #include "tests/kernels/oracle.h"
 
@@ -6,6 +6,8 @@ static void call_embed(struct dl_run *r, void *arg) { dl_op_embed(r, *(struct dl
 static void call_sinus(struct dl_run *r, void *arg) { dl_op_sinus(r, *(struct dl_sinus *)arg); }
 static void call_copy(struct dl_run *r, void *arg) { dl_op_copy(r, *(struct dl_copy *)arg); }
 static void call_add(struct dl_run *r, void *arg) { dl_op_add(r, *(struct dl_add *)arg); }
+static void call_pick(struct dl_run *r, void *arg) { dl_op_pick(r, *(struct dl_pick *)arg); }
+static void call_resize(struct dl_run *r, void *arg) { dl_op_resize(r, *(struct dl_resize *)arg); }
 static void call_in(struct dl_run *r, void *arg) { dl_op_sched_in(r, *(struct dl_sched_in *)arg); }
 static void call_step(struct dl_run *r, void *arg) { dl_op_sched_step(r, *(struct dl_sched_step *)arg); }
 static void call_image(struct dl_run *r, void *arg) { dl_op_image(r, *(struct dl_image *)arg); }
@@ -124,6 +126,71 @@ static void add(void **state)
         }
 }
 
+static void pick(void **state)
+{
+    (void)state;
+    const int32_t map[5] = {2, 0, 0, 1, 2};
+    static const struct {
+        int tx, ty, c, pad, rs, ss;
+    } cases[] = {{DL_F32, DL_F32, 21, 3, 21, 63},   {DL_F32, DL_BF16, 64, 0, 64, 256},
+                 {DL_BF16, DL_F32, 32, 8, 40, 160}, {DL_F16, DL_BF16, 40, 8, 40, 120},
+                 {DL_F32, DL_F32, 8, 0, 8, 0},      {DL_F32, DL_F16, 8, 0, 0, 8}};
+    for (int table = 0; table < TABLES; table++)
+        for (size_t q = 0; q < sizeof cases / sizeof cases[0]; q++)
+            for (int step = 0; step < 3; step += 2) {
+                dl_act all = t_random(t_act(cases[q].tx, 1, 1, 1, 1024, 0), 0, 3);
+                struct dl_pick a = {.table = {all.p, cases[q].rs, cases[q].ss, (uint8_t)cases[q].tx}, .row = map};
+                a.y = t_act(cases[q].ty, 5, 1, 1, cases[q].c, cases[q].pad);
+                rig_run(table, DL_F32, step, call_pick, &a);
+                struct val *want = t_want(a.y), *w = want;
+                for (int i = 0; i < 5; i++)
+                    for (int c = 0; c < a.y.c; c++) *w++ = (struct val){t_vec_at(a.table, step, map[i], c), 0};
+                t_compare("pick", table, a.y, want);
+            }
+}
+
+static void resize(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        int tx, ty, h, w, yh, yw, c, pad, kind;
+    } cases[] = {
+        {"resize twice as large", DL_F32, DL_F32, 3, 5, 6, 10, 19, 2, DL_RESIZE_NEAREST},
+        {"resize to odd sizes", DL_F32, DL_F32, 4, 5, 7, 11, 24, 0, DL_RESIZE_NEAREST},
+        {"resize to fewer", DL_BF16, DL_BF16, 9, 7, 4, 3, 16, 8, DL_RESIZE_NEAREST},
+        {"resize f16 -> f32", DL_F16, DL_F32, 2, 3, 4, 6, 8, 0, DL_RESIZE_NEAREST},
+        {"mean of 2 x 2", DL_F32, DL_F32, 6, 8, 3, 4, 19, 1, DL_RESIZE_MEAN2},
+        {"mean of 2 x 2, odd size", DL_F32, DL_F16, 7, 9, 3, 4, 24, 8, DL_RESIZE_MEAN2},
+        {"mean of 2 x 2 bf16", DL_BF16, DL_BF16, 4, 4, 2, 2, 32, 0, DL_RESIZE_MEAN2},
+    };
+    for (int table = 0; table < TABLES; table++)
+        for (size_t q = 0; q < sizeof cases / sizeof cases[0]; q++) {
+            int c = cases[q].c, mean = cases[q].kind == DL_RESIZE_MEAN2;
+            struct dl_resize a = {.kind = (uint8_t)cases[q].kind};
+            a.x = t_random(t_act(cases[q].tx, 3, cases[q].h, cases[q].w, c, cases[q].pad), 0, 1);
+            a.y = t_act(cases[q].ty, 3, cases[q].yh, cases[q].yw, c, cases[q].pad / 2);
+            rig_run(table, DL_F32, 0, call_resize, &a);
+            struct val *want = t_want(a.y), *w = want;
+            for (int64_t k = 0; k < 3 * (int64_t)a.y.h * a.y.w * c; k++, w++) {
+                int64_t j = k % c, column = k / c % a.y.w, row = k / c / a.y.w % a.y.h, i = k / c / a.y.w / a.y.h;
+                double sum = 0, size = 0;
+                int64_t sr = mean ? 2 * row : (int64_t)floor((double)row * a.x.h / a.y.h);
+                int64_t sc = mean ? 2 * column : (int64_t)floor((double)column * a.x.w / a.y.w);
+                for (int d = 0; d < (mean ? 4 : 1); d++) {
+                    double v = t_at(a.x, i, (sr + d / 2) * a.x.w + sc + d % 2, j);
+                    sum += v, size += fabs(v);
+                }
+                *w = mean ? (struct val){sum / 4, C_ACC * u_acc * size / 4} : (struct val){sum, 0};
+            }
+            t_compare(cases[q].name, table, a.y, want);
+            struct dl_resize one = a;
+            one.x = t_row(a.x, 2), one.y = t_act(cases[q].ty, 1, cases[q].yh, cases[q].yw, c, 0);
+            rig_run(table, DL_F32, 0, call_resize, &one);
+            t_same_row(cases[q].name, a.y, 2, one.y);
+        }
+}
+
 /* A step that reads slot 0, gives x' = 0.9 x - 0.25 m with m = 1.5 e - 0.5 H[0], and keeps e in slot 1. */
 static struct sched_table *two_steps(void)
 {
@@ -221,6 +288,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(embed, rig_clear), cmocka_unit_test_teardown(sinus, rig_clear),
         cmocka_unit_test_teardown(copy, rig_clear),  cmocka_unit_test_teardown(add, rig_clear),
+        cmocka_unit_test_teardown(pick, rig_clear),  cmocka_unit_test_teardown(resize, rig_clear),
         cmocka_unit_test_teardown(sched, rig_clear), cmocka_unit_test_teardown(image, rig_clear),
     };
     return cmocka_run_group_tests(tests, rig_open, rig_close);

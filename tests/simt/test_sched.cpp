@@ -1,4 +1,5 @@
-/* Scheduler steps and noise of kernels/cuda/sched.cu in the shim, against engine/sched.c bit for bit and engine/rng.h. */
+/* Scheduler steps and noise of kernels/cuda/sched.cu in the shim, against engine/sched.c bit for bit and engine/rng.h.
+ */
 #include "tests/simt/check.h"
 
 extern "C" {
@@ -35,13 +36,14 @@ static void flatten(std::vector<float> *d, dl_act x, int64_t i)
         for (int64_t c = 0; c < C; c++) d->push_back(dl_load(x.p, x.t, t_index(x, i, p, c)));
 }
 
-static void one(int slots, int t, bool guided, float threshold)
+static void one(int slots, int t, bool guided, float threshold, bool draws)
 {
     cuda_sched_step_args a = cuda_sched_step_args();
     sched_table *table = (sched_table *)simt_alloc((int64_t)(sizeof *table + STEPS * sizeof table->step[0]));
     table->n = STEPS, table->slots = slots, table->learned_var = table->use_var = false;
     table->threshold = threshold, table->threshold_max = 1.5f;
-    for (int k = 0; k < STEPS; k++) table->step[k] = random_step(slots);
+    for (int k = 0; k < STEPS; k++)
+        table->step[k] = random_step(slots), table->step[k].draws = draws, table->step[k].x_noise = 0.7f;
     if (threshold > 0)
         for (int k = 0; k < STEPS; k++) table->step[k].q_x = 3, table->step[k].q_div = 1; /* so that it matters */
     int step = (int)(fabs(t_rnd()) * STEPS);
@@ -51,16 +53,19 @@ static void one(int slots, int t, bool guided, float threshold)
     if (slots) a.history = t_random(t_act(DL_F32, IMAGES * slots, H, W, C, 3), 0, 1);
     std::vector<int32_t> cond = {3, 1}, uncond = {0, 0};
     a.c_row = t_ints(cond);
+    if (draws) a.noise = t_random(t_act(DL_F32, IMAGES, H, W, C, 1), 0, 2);
     if (guided) a.u_row = t_ints(uncond);
     a.guidance = 7.5f, a.threshold = threshold, a.threshold_max = table->threshold_max;
     if (threshold > 0) a.quantile = (float *)simt_alloc(IMAGES * 4);
 
-    std::vector<float> x[IMAGES], slot[IMAGES][SCHED_SLOTS], e, u, work((size_t)H * W * C);
+    std::vector<float> x[IMAGES], slot[IMAGES][SCHED_SLOTS], e, u, noise, work((size_t)H * W * C);
     for (int i = 0; i < IMAGES; i++) {
         sched_image im = sched_image();
         flatten(&x[i], a.latent, i);
         flatten(&e, a.eps, cond[(size_t)i]);
         flatten(&u, a.eps, uncond[(size_t)i]);
+        if (draws) flatten(&noise, a.noise, i);
+        im.noise = noise.data();
         im.x = x[i].data(), im.cond = e.data(), im.uncond = guided ? u.data() : NULL;
         for (int k = 0; k < slots; k++) {
             flatten(&slot[i][k], a.history, k * IMAGES + i);
@@ -90,16 +95,59 @@ static void one(int slots, int t, bool guided, float threshold)
 static void steps(void **)
 {
     for (int k = 0; k < 24; k++) {
-        one(k % 4, k % 3 == 0 ? DL_F32 : k % 3 == 1 ? DL_F16 : DL_BF16, k & 1, 0);
+        one(k % 4, k % 3 == 0 ? DL_F32 : k % 3 == 1 ? DL_F16 : DL_BF16, k & 1, 0, k % 5 == 0);
         simt_free_all();
     }
     print_message("%-40s %-26s equal bits\n", "24 random steps", "sched_step");
     for (int k = 0; k < 12; k++) {
         static const float at[] = {0.95f, 0.5f, 0.995f, 1};
-        one(k % 3, DL_F32, k & 1, at[k % 4]);
+        one(k % 3, DL_F32, k & 1, at[k % 4], k % 5 == 0);
         simt_free_all();
     }
     print_message("%-40s %-26s equal bits\n", "12 steps with a threshold", "sched_threshold, _step");
+}
+
+/* As IF has it, and large enough for the wide block: learned variance, noise, a quantile among equal values. */
+static void large_image(void **)
+{
+    enum { SIDE = 76, CH = 3, ALL = SIDE * SIDE * CH };
+    cuda_sched_step_args a = cuda_sched_step_args();
+    sched_table *table = (sched_table *)simt_alloc((int64_t)(sizeof *table + sizeof table->step[0]));
+    table->n = 1, table->slots = 0, table->learned_var = table->use_var = true;
+    table->threshold = 0.95f, table->threshold_max = 100;
+    sched_step *s = &table->step[0];
+    *s = sched_step();
+    s->m_e = 1, s->m_mul = s->m_div = s->d_mul = s->d_div = 1, s->base_slot = s->save_slot = -1;
+    s->q_x = 1, s->q_m = -0.5f, s->q_div = 0.25f, s->x_q = 0.5f, s->x_x = 0.25f;
+    s->draws = 1, s->log_var_min = -4, s->log_var_max = -1;
+    a.steps = s, a.step = t_ints({0}), a.guidance = 4, a.use_var = true;
+    a.threshold = table->threshold, a.threshold_max = table->threshold_max, a.quantile = (float *)simt_alloc(8);
+    a.eps = t_random(t_act(DL_F16, 3, SIDE, SIDE, 2 * CH, 0), 0, 1);
+    a.latent = t_act(DL_F32, 2, SIDE, SIDE, CH, 0), a.noise = t_random(t_act(DL_F32, 2, SIDE, SIDE, CH, 0), 0, 2);
+    for (int64_t k = 0; k < 2 * ALL; k++) ((float *)a.latent.p)[k] = (float)(int)(4 * t_rnd());
+    for (int64_t k = 0; k < SIDE * SIDE; k++) /* without guidance's row: q has eight values */
+        for (int c = 0; c < CH; c++) dl_store(a.eps.p, DL_F16, k * 2 * CH + c, 0);
+    a.c_row = t_ints({0, 2}), a.u_row = t_ints({0, 1});
+    std::vector<float> x(ALL), e(ALL), u(ALL), v(ALL), work(ALL);
+    std::vector<val> want;
+    float limit[2];
+    for (int i = 0; i < 2; i++) {
+        sched_image im = sched_image();
+        for (int64_t k = 0; k < ALL; k++) {
+            int64_t p = k / CH, c = k % CH, row = a.c_row[i], under = a.u_row[i];
+            x[(size_t)k] = (float)t_at(a.latent, i, p, c), e[(size_t)k] = (float)t_at(a.eps, row, p, c);
+            u[(size_t)k] = (float)t_at(a.eps, under, p, c), v[(size_t)k] = (float)t_at(a.eps, row, p, CH + c);
+        }
+        im.x = x.data(), im.cond = e.data(), im.uncond = u.data(), im.var = v.data();
+        im.noise = (float *)a.noise.p + i * a.noise.rs;
+        limit[i] = im.threshold = sched_threshold(table, 0, a.guidance, &im, ALL, work.data());
+        sched_apply(table, 0, a.guidance, &im, ALL);
+        for (int64_t k = 0; k < ALL; k++)
+            want.push_back({(double)x[(size_t)k], 4 * u_acc * fabs((double)im.noise[k])}); /* the exponential */
+    }
+    t_ran("sched_step", cuda_sched_step(nullptr, &a));
+    assert_true(a.quantile[0] == limit[0] && a.quantile[1] == limit[1] && limit[0] != limit[1]);
+    t_compare("learned variance, threshold, large", "sched_threshold, _step", a.latent, want);
 }
 
 static void inputs(void **)
@@ -173,6 +221,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(steps, t_clear),
+        cmocka_unit_test_teardown(large_image, t_clear),
         cmocka_unit_test_teardown(inputs, t_clear),
         cmocka_unit_test_teardown(noises, t_clear),
     };

@@ -1,0 +1,141 @@
+/* rope.cu: what attention needs besides products: norms of heads with rotary positions, T5's position bias, the mean
+ * over tokens.
+ *
+ * Computes: cuda_rope, cuda_rel_bias, cuda_token_mean of kernels.h. Sums in f32, in one fixed order.
+ * Needs: sm_80. The fast variant of rope wants 16-byte pitches, heads of a multiple of 8 channels and at most 256; the
+ *     rest goes to rope_any.
+ * How: rope: 8 channels of a head a thread, the threads of a head next to each other in a warp (2^n of them, some idle
+ *     where d is no such multiple of 8), the mean square by shuffles; read once, written once.
+ *     Bias: an element a thread; the buckets come from the host. Mean: a block takes 32 channels of a row, 8 threads
+ *     share a channel's tokens.
+ * Budget: rope about 40 registers; token_mean 1 KB + of shared memory.
+ * Speed: not measured yet.
+ * Traps: y may be x: a head is read by its own threads only, before any of them writes. Lanes beyond the last item take
+ *     part in the shuffles, so they must not leave early.
+ */
+#include "kernels/cuda/dev/convert.cuh"
+#include "kernels/cuda/dev/reduce.cuh"
+
+/* v[2j], v[2j + 1] by the angle whose cosine and sine are turn[2j], turn[2j + 1]. */
+__device__ __forceinline__ void rope_turn(float *v, const float *turn)
+{
+    float x0 = v[0], x1 = v[1];
+    v[0] = x0 * turn[0] - x1 * turn[1];
+    v[1] = x1 * turn[0] + x0 * turn[1];
+}
+
+/* lanes: threads of a head, a power of two, 8 * lanes >= d. */
+__global__ void __launch_bounds__(K_THREADS) rope_kernel(cuda_rope_args a, uint32_t lanes)
+{
+    uint32_t i = blockIdx.x * (uint32_t)K_THREADS + threadIdx.x, item = i / lanes, j = i % lanes * 8;
+    uint32_t d = (uint32_t)(a.x.c / a.heads), token = item / (uint32_t)a.heads, head = item % (uint32_t)a.heads;
+    bool mine = (int64_t)token < (int64_t)a.x.h * a.x.w && j < d;
+    float v[8], w[8], sum = 0;
+    for (int k = 0; k < 8; k++) v[k] = 0;
+    if (mine) k_load_t<8>(v, a.x.p, a.x.t, k_at(a.x, blockIdx.y, token, head * d + j));
+    if (a.gamma[0]) {
+        for (int k = 0; k < 8; k++) sum += v[k] * v[k];
+        for (uint32_t m = lanes / 2; m > 0; m /= 2) sum += dl_shfl_xor(sum, (int)m);
+        float rstd = dl_rsqrt(sum / (float)d + a.eps);
+        if (mine) k_load<8>(w, (2 * head >= (uint32_t)a.heads ? a.gamma[1] : a.gamma[0]) + j);
+        for (int k = 0; k < 8; k++) v[k] = mine ? v[k] * rstd * w[k] : 0;
+    }
+    if (!mine) return;
+    if (a.table) {
+        k_load<8>(w, a.table + (int64_t)token * d + j);
+        for (int k = 0; k < 8; k += 2) rope_turn(v + k, w + k);
+    }
+    k_store_t<8>(a.y.p, a.y.t, k_at(a.y, blockIdx.y, token, head * d + j), v);
+}
+
+/* Any types, pitches and heads: a warp a head, a pair of channels a turn, x read twice. */
+__global__ void __launch_bounds__(K_THREADS) rope_any(cuda_rope_args a)
+{
+    uint32_t item = (blockIdx.x * (uint32_t)K_THREADS + threadIdx.x) / 32, d = (uint32_t)(a.x.c / a.heads);
+    uint32_t token = item / (uint32_t)a.heads, head = item % (uint32_t)a.heads;
+    if ((int64_t)token >= (int64_t)a.x.h * a.x.w) return; /* the whole warp */
+    int64_t x = k_at(a.x, blockIdx.y, token, head * d), y = k_at(a.y, blockIdx.y, token, head * d);
+    const float *gamma = 2 * head >= (uint32_t)a.heads ? a.gamma[1] : a.gamma[0];
+    float sum = 0, rstd = 1, v[2];
+    if (gamma) {
+        for (uint32_t j = threadIdx.x % 32; j < d; j += 32) {
+            k_load_t<1>(v, a.x.p, a.x.t, x + j);
+            sum += v[0] * v[0];
+        }
+        rstd = dl_rsqrt(k_warp_sum(sum) / (float)d + a.eps);
+    }
+    for (uint32_t j = threadIdx.x % 32 * 2; j < d; j += 64) {
+        int pair = j + 1 < d ? 2 : 1; /* an odd d has no rotation */
+        for (int k = 0; k < pair; k++) {
+            k_load_t<1>(v + k, a.x.p, a.x.t, x + j + k);
+            if (gamma) v[k] *= rstd * dl_ld(gamma + j + k);
+        }
+        if (a.table) {
+            const float *t = a.table + (int64_t)token * d + j;
+            float turn[2] = {dl_ld(t), dl_ld(t + 1)};
+            rope_turn(v, turn);
+        }
+        for (int k = 0; k < pair; k++) k_store_t<1>(a.y.p, a.y.t, y + j + k, v + k);
+    }
+}
+
+int cuda_rope(struct CUstream_st *s, const struct cuda_rope_args *args)
+{
+    struct cuda_rope_args a = *args;
+    if (a.heads < 1 || a.x.c < 1 || a.x.c % a.heads || a.x.n < 1 || a.x.n > K_MAX_ROWS || !k_float(a.x.t) ||
+        !k_float(a.y.t) || !a.gamma[0] != !a.gamma[1] || (a.table && a.x.c / a.heads % 2))
+        return CUDA_K_UNSUPPORTED;
+    int64_t items = k_pixels(&a.x) * a.heads, d = a.x.c / a.heads;
+    uint32_t lanes = 1;
+    while (lanes * 8 < d && lanes < 32) lanes *= 2;
+    unsigned blocks = k_blocks(items * lanes), any = k_blocks(items * 32);
+    bool fast = d % 8 == 0 && d <= 256 && k_act_ok(&a.x) && k_act_ok(&a.y) && k_ptr_ok(a.gamma[0]) &&
+                k_ptr_ok(a.gamma[1]) && k_ptr_ok(a.table);
+    if (!any || !blocks) return CUDA_K_UNSUPPORTED;
+    if (fast) return DL_LAUNCH(rope_kernel, dim3(blocks, (unsigned)a.x.n), K_THREADS, 0, s, a, lanes);
+    return DL_LAUNCH(rope_any, dim3(any, (unsigned)a.x.n), K_THREADS, 0, s, a);
+}
+
+/* blockIdx.y: head. */
+__global__ void __launch_bounds__(K_THREADS) rel_bias_kernel(cuda_rel_bias_args a)
+{
+    uint32_t i = blockIdx.x * (uint32_t)K_THREADS + threadIdx.x, q = i / (uint32_t)a.y.w, k = i % (uint32_t)a.y.w;
+    if (q >= (uint32_t)a.y.h) return;
+    int64_t bucket = dl_ld(a.bucket + (k + (uint32_t)a.y.h - 1 - q));
+    dl_st(static_cast<float *>(a.y.p) + k_at(a.y, blockIdx.y, i, 0), dl_ld(a.table + bucket * a.y.n + blockIdx.y));
+}
+
+int cuda_rel_bias(struct CUstream_st *s, const struct cuda_rel_bias_args *args)
+{
+    struct cuda_rel_bias_args a = *args;
+    unsigned blocks = k_blocks(k_pixels(&a.y));
+    if (!blocks || a.y.n < 1 || a.y.n > K_MAX_ROWS || a.y.t != DL_F32 || a.y.c != 1) return CUDA_K_UNSUPPORTED;
+    return DL_LAUNCH(rel_bias_kernel, dim3(blocks, (unsigned)a.y.n), K_THREADS, 0, s, a);
+}
+
+__global__ void __launch_bounds__(K_THREADS) token_mean_kernel(cuda_token_mean_args a)
+{
+    DL_SHARED(float, part, K_THREADS);
+    int c = (int)(blockIdx.x * 32 + threadIdx.x % 32), first = (int)threadIdx.x / 32;
+    int64_t tokens = (int64_t)a.x.h * a.x.w;
+    float sum = 0, v;
+    for (int64_t p = first; p < tokens && c < a.x.c; p += K_THREADS / 32) {
+        k_load_t<1>(&v, a.x.p, a.x.t, k_at(a.x, blockIdx.y, p, c));
+        sum += v;
+    }
+    part[threadIdx.x] = sum;
+    __syncthreads();
+    if (first > 0 || c >= a.x.c) return;
+    for (int k = 1; k < K_THREADS / 32; k++) sum += part[k * 32 + threadIdx.x];
+    v = sum / (float)tokens + (a.pos ? dl_ld(a.pos + c) : 0);
+    k_store_t<1>(a.y.p, a.y.t, k_at(a.y, blockIdx.y, 0, c), &v);
+}
+
+int cuda_token_mean(struct CUstream_st *s, const struct cuda_token_mean_args *args)
+{
+    struct cuda_token_mean_args a = *args;
+    if (a.x.n < 1 || a.x.n > K_MAX_ROWS || a.x.c < 1 || a.x.c > INT32_MAX - 31 || k_pixels(&a.x) < 1 ||
+        !k_float(a.x.t) || !k_float(a.y.t))
+        return CUDA_K_UNSUPPORTED;
+    return DL_LAUNCH(token_mean_kernel, dim3((unsigned)(a.x.c + 31) / 32, (unsigned)a.x.n), K_THREADS, 0, s, a);
+}
