@@ -36,6 +36,23 @@ static const struct synth_gain unet_gains[] = {
     {"conv_out", 1},
     {NULL, 0},
 };
+/* Where several blocks follow each other, each takes less: errors of rounding would grow from block to block. */
+static const struct synth_gain deep_unet_gains[] = {
+    {"time_embedding.linear_2", 1.5f},
+    {"add_embedding.linear_2", 1.5f},
+    {"time_emb_proj", 1.5f},
+    {"conv1", 1.5f},
+    {"conv2", 0.7f},
+    {"attn2.to_q", 1.3f},
+    {"attn2.to_k", 1.3f},
+    {"attn2.to_out", 0.8f},
+    {"attn1.to_out", 0.5f},
+    {"ff.net.2", 0.5f},
+    {"proj_out", 0.5f},
+    {"conv_in", 0.3f},
+    {"conv_out", 1},
+    {NULL, 0},
+};
 static const struct synth_gain vae_gains[] = {
     {"decoder.conv_in", 0.2f},  {"conv1", 1.5f}, {"conv2", 0.7f}, {"to_q", 1.5f}, {"to_k", 1.5f},
     {"decoder.conv_out", 0.7f}, {NULL, 0},
@@ -46,12 +63,13 @@ static struct synth_plan plan_plain(void *user, const struct synth_tensor *t) { 
 struct unet_plan {
     char last[96]; /* the last resnet's shortcut */
     bool hand_on;  /* noise prediction: the network's input shows in its output */
+    const struct synth_gain *gains;
 };
 
 static struct synth_plan plan_unet(void *user, const struct synth_tensor *t)
 {
     const struct unet_plan *u = user;
-    struct synth_plan p = synth_plan_of(t, unet_gains);
+    struct synth_plan p = synth_plan_of(t, u->gains);
     if (!strcmp(t->name, "conv_in.weight"))
         p.echo = SYNTH_SPREAD, p.echo_gain = 0.5f;
     else if (!strcmp(t->name, u->last))
@@ -125,7 +143,9 @@ int synth_unet(const struct synth_opts *o, const char *folder, bool hand_on, str
     int rc = unet_bind(u, &c, &b, e);
     unet_close(u);
     free(u);
-    struct unet_plan p = {.hand_on = hand_on};
+    struct unet_plan p = {.hand_on = hand_on, .gains = unet_gains};
+    for (int i = 0; i < c.levels; i++)
+        if (c.depth[i] > 1) p.gains = deep_unet_gains;
     snprintf(p.last, sizeof p.last, "up_blocks.%d.resnets.%d.conv_shortcut.weight", c.levels - 1, c.layers[0]);
     return finish(&b, rc, &l, at.folder, "diffusion_pytorch_model.safetensors", o, plan_unet, &p, e);
 }
