@@ -78,7 +78,11 @@ void flux_steps(struct dl_run *r, struct flux *f, const float *t, int steps, con
         dl_stage(r, i);
         for (int j = 0; j < 2; j++) mod_rows(r, emb, all, p[j]->mod_at, &p[j]->mod, &p[j]->mod_b);
     }
-    for (int i = 0; i < f->cfg.singles; i++) mod_rows(r, emb, all, f->sgl[i].mod_at, &f->sgl[i].mod, &f->sgl[i].mod_b);
+    for (int i = 0; i < f->cfg.singles; i++) {
+        dl_stage(r, f->cfg.doubles + i);
+        mod_rows(r, emb, all, f->sgl[i].mod_at, &f->sgl[i].mod, &f->sgl[i].mod_b);
+    }
+    dl_stage(r, f->cfg.doubles + f->cfg.singles);
     mod_rows(r, emb, all, f->head_at, &f->head, &f->head_b);
     dl_tap(r, all, "modulation");
     dl_arena_release_hi(&r->arena, m);
@@ -253,6 +257,5 @@ void flux_step(struct dl_run *r, struct flux *f, dl_act x, const struct flux_row
     dl_act h = span(p.h, tokens, x.h * x.w), norm = span(p.norm, tokens, x.h * x.w);
     modulated_norm(&p, h, norm, mod_of(&p, f->head_at, 0), mod_of(&p, f->head_at, 1));
     dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = dl_act_tokens(y), .w = &f->out, .e = {.bias = &f->out_b}});
-    dl_tap(r, y, "proj_out");
     dl_arena_release(&r->arena, m);
 }
