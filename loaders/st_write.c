@@ -139,13 +139,27 @@ int st_writer_open(struct st_writer **out, const char *path, const struct st_ten
     return rc;
 }
 
-int st_writer_add(struct st_writer *w, const void *data, int64_t bytes, struct dl_err *e)
+/* Counts bytes that are about to come. */
+static int expect(struct st_writer *w, int64_t bytes, struct dl_err *e)
 {
     if (bytes < 0 || bytes > w->want_bytes - w->have_bytes)
         return dl_fail(e, DL_EFAIL, "%s: more data than the header describes (%lld bytes)", w->path,
                        (long long)w->want_bytes);
     w->have_bytes += bytes;
-    return put(w, data, (size_t)bytes, e);
+    return 0;
+}
+
+int st_writer_add(struct st_writer *w, const void *data, int64_t bytes, struct dl_err *e)
+{
+    return expect(w, bytes, e) < 0 ? -1 : put(w, data, (size_t)bytes, e);
+}
+
+int st_writer_hole(struct st_writer *w, int64_t bytes, struct dl_err *e)
+{
+    if (expect(w, bytes, e) < 0) return -1;
+    off_t at = lseek(w->fd, 0, SEEK_CUR);
+    if (at >= 0 && ftruncate(w->fd, at + bytes) == 0 && lseek(w->fd, bytes, SEEK_CUR) >= 0) return 0;
+    return dl_fail(e, DL_EFAIL, "%s: cannot write: %s", w->path, strerror(errno));
 }
 
 /* Makes the rename itself last. Not every file system can sync a folder, so a failure is no error. */

@@ -27,6 +27,8 @@ int st_write(const char *path, const struct st_tensor *t, int64_t n, const struc
 int st_writer_open(struct st_writer **w, const char *path, const struct st_tensor *t, int64_t n,
                    const struct st_pair *meta, int n_meta, struct dl_err *e);
 int st_writer_add(struct st_writer *w, const void *data, int64_t bytes, struct dl_err *e);
+/* As adding that many zero bytes, but as a hole in the file, which takes no room on the disk. */
+int st_writer_hole(struct st_writer *w, int64_t bytes, struct dl_err *e);
 /* Checks that every byte came, syncs, renames and frees; on failure the temporary file is gone. */
 int st_writer_close(struct st_writer *w, struct dl_err *e);
 /* Gives up: removes the temporary file and frees. NULL is fine. */

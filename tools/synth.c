@@ -44,6 +44,7 @@ enum { CHUNK = 1 << 16 };
 static int put_tensor(struct st_writer *w, const struct synth_tensor *t, const struct synth_plan *p,
                       const struct synth_opts *o, float *value, void *store, struct dl_err *e)
 {
+    if (o->hollow) return st_writer_hole(w, t->count * dl_type_bytes(o->type), e);
     for (int64_t at = 0; at < t->count; at += CHUNK) {
         int64_t n = t->count - at < CHUNK ? t->count - at : CHUNK;
         synth_values(t, p, o->seed, at, n, value);

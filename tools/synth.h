@@ -25,6 +25,7 @@ struct synth_opts {
     const char *tokenizer; /* folder with vocab.json and merges.txt, copied; NULL: a small vocabulary is made up */
     int type;              /* DL_F32, DL_F16 or DL_BF16 */
     uint64_t seed;
+    bool hollow; /* no values: the files have the right length and no room on the disk, and read as zeros */
 };
 
 /* Writes the checkpoint in diffusers layout. Needs a few MB of memory, whatever the model's size. An unknown name is
