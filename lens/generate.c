@@ -1,7 +1,10 @@
 #include "lens/latents.h"
 #include "lens/lens.h"
+#include "lens/outfile.h"
+#include "lens/upscale.h"
 #include "lens/writer.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -29,14 +32,30 @@ int64_t lens_images(const struct lens_job *job, struct manifest_image **out, str
     return n;
 }
 
+bool lens_guided(const struct pipe *p, const struct lens_job *job)
+{
+    const struct lens_upscale *up = &job->up;
+    return pipe_guided(p, job->gen.guidance) || (up->pipe && pipe_guided(up->pipe, up->gen.guidance));
+}
+
 int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struct dl_err *e)
 {
     int group = prompts_per_group(p, job);
     int64_t images = 0;
     for (int i = 0; i < group; i++) images += (int64_t)job->prompt[i].n_seeds * job->n_layers;
     job->gen.images = images;
-    job->gen.conds = group * job->n_layers + (pipe_guided(p, job->gen.guidance) ? group : 0);
-    return pipe_plan(p, &job->gen, out, e);
+    struct lens_upscale *up = &job->up;
+    job->gen.conds = group * job->n_layers + (lens_guided(p, job) ? group : 0);
+    if (up->pipe) { /* it is there at the same time, and takes its memory first */
+        up->gen.conds = job->gen.conds, up->gen.images = images;
+        up->gen.width = job->gen.width * up->pipe->upscales, up->gen.height = job->gen.height * up->pipe->upscales;
+        up->pipe->cond_tokens = p->cond_tokens;
+        if (pipe_plan(up->pipe, &up->gen, &up->plan, e) < 0) return -1;
+        job->gen.reserved_bytes = up->plan.denoiser_bytes + up->plan.keep_bytes + up->plan.work_bytes;
+    }
+    if (pipe_plan(p, &job->gen, out, e) < 0) return -1;
+    out->peak_bytes += job->gen.reserved_bytes;
+    return 0;
 }
 
 /* State of one generation. */
@@ -57,17 +76,32 @@ struct making {
     float *scratch;     /* [count] */
     struct dl_rng *rng; /* [batch] the images' generators, as their initial noise left them */
     uint8_t *rgb;
+    struct upscaler *up; /* NULL: none */
+    const char *dir;
+    struct pipe *last; /* the pipe whose pictures are the result, and their size */
+    const struct pipe_gen *size;
     time_t flushed;
-    int step_batch; /* images of the batch under way */
+    int step_batch;   /* images of the batch under way */
+    int steps_before; /* evaluations that it has behind it in earlier stages */
     struct pipe_cond *group_cond;
     int first_prompt, n_group, n_negative;
     int *negative_row; /* [n_prompts] within the group's conditions */
 };
 
+/* Evaluations of the upscaler for a batch of the first stage. */
+static int up_steps(const struct making *g)
+{
+    const struct pipe_plan *up = &g->job->up.plan;
+    return g->up ? (g->step_batch + up->batch - 1) / up->batch * up->evaluations : 0;
+}
+
 static void tell(void *user, int step, int steps)
 {
     struct making *g = user;
-    if (g->pr && g->pr->tell) g->pr->tell(g->pr->user, g->done, g->n_images, step, steps, g->step_batch);
+    (void)steps;
+    if (g->pr && g->pr->tell)
+        g->pr->tell(g->pr->user, g->done, g->n_images, g->steps_before + step, g->plan->evaluations + up_steps(g),
+                    g->step_batch);
 }
 
 static bool wanted(const struct making *g, int64_t i)
@@ -82,13 +116,14 @@ static int open_group(struct making *g, int first, int n, struct dl_err *e)
     int rows = 0;
     for (int i = first; i < first + n; i++)
         for (int j = 0; j < c->n_layers; j++) g->group_cond[rows++] = c->cond[(int64_t)i * c->n_layers + j];
-    for (int i = first; pipe_guided(g->p, g->job->gen.guidance) && i < first + n; i++) {
+    for (int i = first; lens_guided(g->p, g->job) && i < first + n; i++) {
         int j = first;
         while (j < i && c->negative_of[j] != c->negative_of[i]) j++;
         g->negative_row[i] = j < i ? g->negative_row[j] : rows;
         if (j == i) g->group_cond[rows++] = c->negative[c->negative_of[i]];
     }
     g->first_prompt = first, g->n_group = n;
+    if (g->up && pipe_conditions(g->job->up.pipe, g->group_cond, rows, e) < 0) return -1;
     return pipe_conditions(g->p, g->group_cond, rows, e);
 }
 
@@ -122,34 +157,71 @@ static int64_t noise_number(const struct making *g, const int64_t *list, int n, 
     return i;
 }
 
-static int write_image(struct making *g, int64_t i, const float *latent, struct dl_err *e)
+/* Decodes a latent of p and gives the picture to the writer, with image i's settings in it. index -1: not the result.
+ */
+static int write_picture(struct making *g, struct pipe *p, const struct pipe_gen *size, int64_t i, int64_t index,
+                         const char *path, const float *latent, struct dl_err *e)
 {
     const struct pipe_progress pr = {.stop = g->pr ? g->pr->stop : NULL};
-    if (g->latents) {
-        pipe_unpack(g->p, g->job->gen.width, g->job->gen.height, latent, g->scratch);
-        if (latents_put(g->latents, &g->image[i], g->scratch, e) < 0) return -1;
-    }
-    if (manifest_is_done(g->m, i)) return 0; /* only its latent was missing */
-    if (pipe_decode(g->p, latent, g->rgb, &pr, e) < 0) return -1;
+    if (pipe_decode(p, latent, g->rgb, &pr, e) < 0) return -1;
     char *settings = manifest_image_text(g->m, i);
     if (!settings) return dl_fail(e, DL_ENOMEM, "no memory for an image's settings");
     struct dl_png_text text[] = {{"dlens", settings}, {"prompt", g->job->prompt[g->image[i].prompt].text}};
-    struct writer_job w = {.path = manifest_path(g->m, i),
-                           .index = i,
-                           .rgb = g->rgb,
-                           .w = g->job->gen.width,
-                           .h = g->job->gen.height,
-                           .text = text,
-                           .n_text = 2};
+    struct writer_job w = {
+        .path = path, .index = index, .rgb = g->rgb, .w = size->width, .h = size->height, .text = text, .n_text = 2};
     int rc = writer_push(g->writer, &w, e);
     free(settings);
     return rc;
 }
 
+static int write_image(struct making *g, int64_t i, const float *latent, struct dl_err *e)
+{
+    if (g->latents) {
+        pipe_unpack(g->last, g->size->width, g->size->height, latent, g->scratch);
+        if (latents_put(g->latents, &g->image[i], g->scratch, e) < 0) return -1;
+    }
+    if (!manifest_is_done(g->m, i) && /* else only its latent was missing */
+        write_picture(g, g->last, g->size, i, i, manifest_path(g->m, i), latent, e) < 0)
+        return -1;
+    g->done++;
+    if (g->pr && g->pr->tell) g->pr->tell(g->pr->user, g->done, g->n_images, 0, 0, 0);
+    return 0;
+}
+
+/* The small picture of image i. */
+static int write_small(struct making *g, int64_t i, const float *latent, struct dl_err *e)
+{
+    char name[NAMES_MAX], path[4096];
+    names_image(name, "stage1", g->image[i].prompt, g->image[i].seed, g->image[i].k);
+    if (snprintf(path, sizeof path, "%s/%s", g->dir, name) >= (int)sizeof path)
+        return dl_fail(e, DL_EUSAGE, "%s: the path is too long", g->dir);
+    return write_picture(g, g->p, &g->job->gen, i, -1, path, latent, e);
+}
+
+/* Enlarges and writes a batch of the first stage, in batches of the second. */
+static int enlarge(struct making *g, const int64_t *list, const struct pipe_image *im, int n, struct dl_err *e)
+{
+    const struct pipe_plan *up = &g->job->up.plan;
+    const struct pipe_progress pr = {.step = tell, .user = g, .stop = g->pr ? g->pr->stop : NULL};
+    uint64_t seed[up->batch];
+    g->steps_before = g->plan->evaluations;
+    for (int at = 0; at < n; at += up->batch) {
+        int m = n - at < up->batch ? n - at : up->batch;
+        for (int i = 0; i < m; i++) seed[i] = g->image[list[at + i]].seed;
+        if (upscaler_run(g->up, im + at, seed, m, &pr, e) < 0) return -1;
+        g->steps_before += up->evaluations;
+        for (int i = 0; i < m; i++)
+            if (write_small(g, list[at + i], im[at + i].latent, e) < 0 ||
+                write_image(g, list[at + i], upscaler_picture(g->up, i), e) < 0)
+                return -1;
+    }
+    return 0;
+}
+
 static int make_batch(struct making *g, const int64_t *list, int n, struct dl_err *e)
 {
     struct pipe_image im[n];
-    g->step_batch = n;
+    g->step_batch = n, g->steps_before = 0;
     for (int i = 0; i < n; i++) {
         const struct manifest_image *want = &g->image[list[i]];
         int at = want->prompt - g->first_prompt;
@@ -162,11 +234,9 @@ static int make_batch(struct making *g, const int64_t *list, int n, struct dl_er
     }
     const struct pipe_progress pr = {.step = tell, .user = g, .stop = g->pr ? g->pr->stop : NULL};
     if (pipe_denoise(g->p, im, n, &pr, e) < 0) return -1;
-    for (int i = 0; i < n; i++) {
+    if (g->up && enlarge(g, list, im, n, e) < 0) return -1;
+    for (int i = 0; !g->up && i < n; i++)
         if (write_image(g, list[i], im[i].latent, e) < 0) return -1;
-        g->done++;
-        if (g->pr && g->pr->tell) g->pr->tell(g->pr->user, g->done, g->n_images, 0, 0, 0);
-    }
     time_t now = time(NULL);
     if (g->latents && now - g->flushed >= FLUSH_SECONDS) {
         g->flushed = now;
@@ -197,6 +267,15 @@ static int make_all(struct making *g, struct dl_err *e)
     return 0;
 }
 
+static int open_upscaler(struct making *g, struct dl_err *e)
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/stage1", g->dir) >= (int)sizeof path)
+        return dl_fail(e, DL_EUSAGE, "%s: the path is too long", g->dir);
+    if (outfile_folder(path, e) < 0) return -1;
+    return upscaler_open(&g->up, g->job, e);
+}
+
 int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_plan *plan, const struct lens_conds *c,
                   struct manifest *m, const char *dir, const struct lens_progress *pr, struct dl_err *e)
 {
@@ -207,8 +286,10 @@ int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_
     g.n_images = lens_images(job, &all, e);
     if (g.n_images < 0) return -1;
     g.image = all;
-    if (job->save_latents && latents_open(&g.latents, dir, job->gen.height / p->latent_factor,
-                                          job->gen.width / p->latent_factor, p->latent_c, e) < 0)
+    g.dir = dir;
+    g.last = job->up.pipe ? job->up.pipe : p, g.size = job->up.pipe ? &job->up.gen : &job->gen;
+    if (job->save_latents && latents_open(&g.latents, dir, g.size->height / g.last->latent_factor,
+                                          g.size->width / g.last->latent_factor, g.last->latent_c, e) < 0)
         goto done;
     int64_t left = 0;
     for (int64_t i = 0; i < g.n_images; i++) left += wanted(&g, i);
@@ -217,13 +298,13 @@ int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_
     if (!left) goto done;
 
     rc = -1;
-    if (pipe_load(p, e) < 0) goto done;
+    if (pipe_load(p, e) < 0 || (job->up.pipe && open_upscaler(&g, e) < 0)) goto done;
     g.batch = plan->batch;
     g.count = pipe_latent_count(p, job->gen.width, job->gen.height);
     g.store = malloc((size_t)(g.batch * g.count) * sizeof(float));
-    g.scratch = malloc((size_t)g.count * sizeof(float));
+    g.scratch = malloc((size_t)pipe_latent_count(g.last, g.size->width, g.size->height) * sizeof(float));
     g.rng = malloc((size_t)g.batch * sizeof *g.rng);
-    g.rgb = malloc((size_t)job->gen.width * (size_t)job->gen.height * 3);
+    g.rgb = malloc((size_t)g.size->width * (size_t)g.size->height * 3);
     g.group_cond = calloc((size_t)job->gen.conds, sizeof *g.group_cond);
     g.negative_row = calloc((size_t)job->n_prompts, sizeof *g.negative_row);
     if (!g.store || !g.scratch || !g.rng || !g.rgb || !g.group_cond || !g.negative_row) {
@@ -238,6 +319,7 @@ done:
     late = (struct dl_err){0};
     if (g.latents && latents_flush(g.latents, &late) < 0 && rc == 0) rc = dl_fail(e, late.code, "%s", late.msg);
     latents_close(g.latents);
+    upscaler_close(g.up);
     free(g.store), free(g.scratch), free(g.rng), free(g.rgb), free(g.group_cond), free(g.negative_row), free(all);
     return rc;
 }

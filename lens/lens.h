@@ -58,6 +58,15 @@ const char *lens_negative(const struct lens_conds *c, const struct pipe *p, cons
 
 enum lens_noise { LENS_SHARED, LENS_SEQUENTIAL };
 
+/* A second stage that enlarges the pictures: another pipe, opened with the first one's backend. */
+struct lens_upscale {
+    struct pipe *pipe;     /* borrowed; NULL: none */
+    struct pipe_gen gen;   /* sizes, images and conds are filled by lens_plan */
+    struct pipe_plan plan; /* by lens_plan */
+    bool one_seed;         /* `seed` for every picture, and not the image's own */
+    uint64_t seed;
+};
+
 struct lens_job {
     const struct lens_prompt *prompt;
     int n_prompts;
@@ -69,7 +78,11 @@ struct lens_job {
     int rng_sms;
     bool save_latents;
     struct pipe_gen gen; /* images and conds are filled by lens_plan */
+    struct lens_upscale up;
 };
+
+/* Whether any stage has negative conditions. */
+bool lens_guided(const struct pipe *p, const struct lens_job *job);
 
 /* Sizes of the whole job on this pipe, nothing loaded: batch, memory, evaluations. Fills job->gen. */
 int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struct dl_err *e);
@@ -82,8 +95,8 @@ struct lens_progress {
 };
 
 /* Makes every image of the manifest that is not done yet, in its order (prompt, seed, layer as lens_images lists them),
- * and writes it. `job` and `plan` are as lens_plan left them on this pipe. `dir` receives latents.safetensors with
- * save_latents. */
+ * and writes it; with an upscaler the enlarged one, and the small one to dir/stage1/. `job` and `plan` are as lens_plan
+ * left them on this pipe. `dir` receives latents.safetensors with save_latents (of the last stage). */
 int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_plan *plan, const struct lens_conds *c,
                   struct manifest *m, const char *dir, const struct lens_progress *pr, struct dl_err *e);
 

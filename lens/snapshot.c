@@ -343,7 +343,7 @@ int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_j
             rc = pipe_condition(p, st, &job->lens, job->k[j], &c->cond[(int64_t)i * job->n_layers + j], e);
         text_states_close(st);
     }
-    for (int i = 0; pipe_guided(p, job->gen.guidance) && i < c->n_negatives && rc == 0; i++)
+    for (int i = 0; lens_guided(p, job) && i < c->n_negatives && rc == 0; i++)
         rc = lens_negative(c, p, job->prompt, i) ? read_negative(s, p, first_with(c, i), &c->negative[i], e)
                                                  : pipe_cond_open(p, &c->negative[i], e);
     if (rc < 0) lens_conds_close(c);

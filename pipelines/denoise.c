@@ -202,9 +202,9 @@ int dn_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, str
     if (p->cls->plan_text && p->cls->plan_text(p, &pl->text_bytes, &pl->text_work_bytes, e) < 0) return -1;
     if (d->net->open(p, e) < 0 || dn_open_vae(p, e) < 0) return -1;
 
-    pl->evaluations = d->table->n;
+    pl->evaluations = d->table->n, pl->vae_type = d->vae_type;
     for (int i = 0; i < d->table->n; i++) pl->draws += d->table->step[i].draws != 0;
-    int64_t vae_peak, free_bytes = p->be->free_bytes(p->ctx) - spare_bytes;
+    int64_t vae_peak, free_bytes = p->be->free_bytes(p->ctx) - spare_bytes - g->reserved_bytes;
     if (measure(p, 1, pl, e) < 0 || measure_decode(p, d->latent_h * p->latent_patch, d->latent_w * p->latent_patch,
                                                    &vae_peak, &pl->decode_flops, e) < 0)
         return -1;

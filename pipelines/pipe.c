@@ -133,6 +133,11 @@ int pipe_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe
     return dn_denoise(p, im, n, pr, e);
 }
 
+void pipe_lowres(const struct pipe *p, int width, int height, const float *small, const float *noise, float *out)
+{
+    p->cls->lowres(p, width, height, small, noise, out);
+}
+
 int pipe_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e)
 {
     return dn_decode(p, latent, rgb, pr, e);

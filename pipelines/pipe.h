@@ -104,6 +104,7 @@ struct pipe_gen {
     enum sched_kind scheduler;   /* SCHED_FILE: the folder's own */
     int type;                    /* enum dl_type of activations and weights in denoiser and VAE */
     int batch;                   /* 0: choose */
+    int64_t reserved_bytes;      /* of the backend's memory, that others will take */
     int64_t images;              /* how many there are at most to batch: bounds the batch */
     int conds;                   /* most conditions at once (pipe_conditions), negatives included */
     int vae_tile;                /* -1: tile when memory asks for it; 0: never; else side in latent pixels */
@@ -117,6 +118,7 @@ struct pipe_plan {
     int batch;                                     /* images at once */
     int evaluations;                               /* calls of the denoiser for one image */
     int draws;                                     /* steps that draw noise after the initial one, for one image */
+    int vae_type;                                  /* enum dl_type that the VAE computes in */
     bool streamed;                                 /* denoiser weights are streamed; denoiser_bytes are the slots */
     int vae_tile;                                  /* 0: the whole image at once */
     int64_t text_bytes, denoiser_bytes, vae_bytes; /* weights as the backend holds them */
@@ -148,6 +150,9 @@ struct pipe_class {
     /* Weight and arena bytes of the text phase; measured, nothing loaded. */
     int (*plan_text)(struct pipe *p, int64_t *weight_bytes, int64_t *work_bytes, struct dl_err *e);
     void (*drop_text)(struct pipe *p);
+    /* An upscaler's input (pipe_image.lowres) from the small picture [h / f][w / f][c] and noise [h][w][c], f =
+     * pipe.upscales; NULL in other models. */
+    void (*lowres)(const struct pipe *p, int w, int h, const float *small, const float *noise, float *out);
     int (*check)(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user,
                  struct dl_err *e);
     void (*close)(struct pipe *p);
@@ -169,7 +174,8 @@ struct pipe {
     bool embedded_guidance;                   /* guidance is an input of the network: there are no negatives (FLUX) */
     int max_tokens;                           /* as asked for; 0: the model's own */
     bool clean_caption;                       /* PIPE_CLEAN_CAPTION */
-    const struct dl_backend *be;              /* borrowed */
+    int upscales;                /* it enlarges pictures by this factor; 0: it makes them out of noise alone */
+    const struct dl_backend *be; /* borrowed */
     struct dl_ctx *ctx;
     enum text_mode text;
     void *impl;    /* the class's own state */
@@ -216,6 +222,8 @@ int pipe_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, s
 int pipe_load(struct pipe *p, struct dl_err *e);
 int pipe_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
 int pipe_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e);
+/* out [height][width][c]: an upscaler's input from a small picture and noise of this size. */
+void pipe_lowres(const struct pipe *p, int width, int height, const float *small, const float *noise, float *out);
 /* rgb [height][width][3]. */
 int pipe_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e);
 

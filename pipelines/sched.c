@@ -60,6 +60,20 @@ static void cumulative_products(const struct sched_config *c, float *acp)
     }
 }
 
+int sched_add_noise(const char *path, int t, float *signal, float *noise, struct dl_err *e)
+{
+    struct sched_config c;
+    if (sched_config_read_betas(&c, path, e) < 0) return -1;
+    if (t < 0 || t >= c.train_steps)
+        return dl_fail(e, DL_EINPUT, "%s: num_train_timesteps %d: there is no noise level %d", path, c.train_steps, t);
+    float *acp = malloc((size_t)c.train_steps * sizeof *acp);
+    if (!acp) return dl_fail(e, DL_ENOMEM, "%s: no memory", path);
+    cumulative_products(&c, acp);
+    *signal = sqrtf(acp[t]), *noise = sqrtf(1 - acp[t]);
+    free(acp);
+    return 0;
+}
+
 /* t[n], descending, by timestep_spacing: whole numbers except for Euler's linspace, which numpy rounds to float32. */
 static int space_timesteps(const struct sched_config *c, double *t, int n, struct dl_err *e)
 {

@@ -91,6 +91,10 @@ int sched_config_read(struct sched_config *c, const char *path, enum sched_kind 
  */
 int sched_config_read_sd(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e);
 
+/* What mixes noise n into a picture x as at timestep t of the schedule at `path`: signal x + noise n (diffusers'
+ * add_noise). Of the file only the betas matter, whatever its class. Returns 0 or -1. */
+int sched_add_noise(const char *path, int t, float *signal, float *noise, struct dl_err *e);
+
 /* Makes the table for `steps` inference steps. image_tokens is what dynamic shifting asks for (FLUX: latent pixels /
  * 4), without effect elsewhere. Errors (DL_EUSAGE): a number of steps that the schedule cannot give. Returns 0, with
  * *out owned by the caller (sched_close), or -1. */

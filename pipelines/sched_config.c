@@ -170,6 +170,14 @@ static int pick_kind(struct sched_config *c, struct cfg *f, enum sched_kind as, 
     return 0;
 }
 
+static int read_betas(struct sched_config *c, struct cfg *f, struct dl_err *e)
+{
+    c->kind = SCHED_DDPM;
+    c->train_steps = (int32_t)cfg_int(f, "num_train_timesteps", 1000, 1, 100000);
+    read_schedule(c, f);
+    return cfg_check(f, e);
+}
+
 static int read_config(struct sched_config *c, struct cfg *f, enum sched_kind as, struct dl_err *e)
 {
     static void (*const read_kind[])(struct sched_config *, struct cfg *) = {
@@ -198,31 +206,38 @@ static void replace_infinity(char *text, size_t n)
     }
 }
 
-static int read_file(struct sched_config *c, const char *path, enum sched_kind as, bool sd_rules, struct dl_err *e)
+enum rules { OWN_RULES, SD_RULES, BETAS_ALONE };
+
+static int read_file(struct sched_config *c, const char *path, enum sched_kind as, enum rules rules, struct dl_err *e)
 {
     assert(as >= SCHED_FILE && as <= SCHED_FLOW);
     char *text;
     size_t n;
     struct cfg *f;
     memset(c, 0, sizeof *c);
-    c->sd_rules = sd_rules;
+    c->sd_rules = rules == SD_RULES;
     snprintf(c->path, sizeof c->path, "%s", path);
     if (js_slurp(path, MAX_FILE_BYTES, &text, &n, e) < 0) return -1;
     replace_infinity(text, n);
     int rc = cfg_open_memory(&f, text, n, path, e);
     free(text);
     if (rc < 0) return -1;
-    rc = read_config(c, f, as, e);
+    rc = rules == BETAS_ALONE ? read_betas(c, f, e) : read_config(c, f, as, e);
     cfg_close(f);
     return rc;
 }
 
 int sched_config_read(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e)
 {
-    return read_file(c, path, as, false, e);
+    return read_file(c, path, as, OWN_RULES, e);
 }
 
 int sched_config_read_sd(struct sched_config *c, const char *path, enum sched_kind as, struct dl_err *e)
 {
-    return read_file(c, path, as, true, e);
+    return read_file(c, path, as, SD_RULES, e);
+}
+
+int sched_config_read_betas(struct sched_config *c, const char *path, struct dl_err *e)
+{
+    return read_file(c, path, SCHED_DDPM, BETAS_ALONE, e);
 }

@@ -25,6 +25,9 @@ int sched_make_dpm(struct sched_make *m);
 int sched_make_ddpm(struct sched_make *m);
 int sched_make_flow(struct sched_make *m);
 
+/* The file's noise schedule alone, without regard to its class and sampler. */
+int sched_config_read_betas(struct sched_config *c, const char *path, struct dl_err *e);
+
 /* sqrt((1 - acp) / acp) at timestep t, between whole numbers by linear interpolation, held at the ends (numpy.interp).
  */
 double sched_sigma(const struct sched_make *m, double t);

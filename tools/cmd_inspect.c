@@ -115,7 +115,7 @@ static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
     if (!c->json && i.told > FAULTS_TOLD) printf("  and %d more (--json lists all)\n", i.told - FAULTS_TOLD);
     if (rc < 0) goto done;
     if (!c->json) aliases(m.pipe);
-    if (prompts_add(&ps, "", NULL, a->seeds, a->n_seeds, e) < 0 || gen_job(a, m.pipe, &ps, &r, &job, e) < 0 ||
+    if (prompts_add(&ps, "", NULL, a->seeds, a->n_seeds, e) < 0 || gen_job(a, &m, &ps, &r, &job, e) < 0 ||
         lens_plan(m.pipe, &job, &plan, e) < 0)
         rc = -1;
     else {

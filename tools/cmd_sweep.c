@@ -43,7 +43,7 @@ static int encode(void *user, struct lens_conds *c, struct dl_err *e)
                           .k = s->job->k,
                           .n_layers = s->job->n_layers,
                           .lens = s->job->lens,
-                          .guided = pipe_guided(s->pipe, s->job->gen.guidance),
+                          .guided = lens_guided(s->pipe, s->job),
                           .seen = seen,
                           .user = s,
                           .stop = s->stop};
@@ -59,10 +59,10 @@ int sweep_run(struct cli *c, const struct gen_args *a, const struct prompts *ps,
     int rc = -1;
     if (!a->out && !c->dry_run)
         return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
-    if (gen_open(c, a, &m, e) < 0 || gen_job(a, m.pipe, ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0)
+    if (gen_open(c, a, &m, e) < 0 || gen_job(a, &m, ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0)
         goto done;
     for (int i = 0; i < ps->n; i++)
-        if (!pipe_guided(m.pipe, job.gen.guidance) && ps->p[i].negative && *ps->p[i].negative) {
+        if (!lens_guided(m.pipe, &job) && ps->p[i].negative && *ps->p[i].negative) {
             dl_fail(e, DL_EUSAGE,
                     "prompt %d: a negative prompt has no effect without guidance: --guidance must be above 1", i);
             goto done;

@@ -32,6 +32,11 @@ struct gen_args {
     int64_t max_tokens; /* 0: the model's own */
     const char *vae_dtype, *original_size, *crop, *target_size;
     enum pipe_resident resident;
+    const char *upscale; /* model folder of the second stage, or NULL */
+    int64_t upscale_steps;
+    double upscale_guidance; /* NAN: the model's default */
+    bool upscale_seed_set;
+    uint64_t upscale_seed;
 };
 
 /* getopt_long values */
@@ -66,6 +71,9 @@ enum {
     GEN_POOLED,
     GEN_MAX_TOKENS,
     GEN_UPSCALE,
+    GEN_UPSCALE_STEPS,
+    GEN_UPSCALE_GUIDANCE,
+    GEN_UPSCALE_SEED,
     GEN_CLEAN_CAPTION,
     GEN_VAE_DTYPE,
     GEN_ORIGINAL_SIZE,
@@ -87,7 +95,11 @@ enum {
         {"save-latents", no_argument, NULL, GEN_SAVE_LATENTS}, {"vae-tile", required_argument, NULL, GEN_VAE_TILE},    \
         {"title", required_argument, NULL, GEN_TITLE}, {"other", required_argument, NULL, GEN_OTHER},                  \
         {"pooled", required_argument, NULL, GEN_POOLED}, {"max-tokens", required_argument, NULL, GEN_MAX_TOKENS},      \
-        {"upscale", required_argument, NULL, GEN_UPSCALE}, {"vae-dtype", required_argument, NULL, GEN_VAE_DTYPE},      \
+        {"upscale", required_argument, NULL, GEN_UPSCALE},                                                             \
+        {"upscale-steps", required_argument, NULL, GEN_UPSCALE_STEPS},                                                 \
+        {"upscale-guidance", required_argument, NULL, GEN_UPSCALE_GUIDANCE},                                           \
+        {"upscale-seed", required_argument, NULL, GEN_UPSCALE_SEED},                                                   \
+        {"vae-dtype", required_argument, NULL, GEN_VAE_DTYPE},                                                         \
         {"original-size", required_argument, NULL, GEN_ORIGINAL_SIZE}, {"crop", required_argument, NULL, GEN_CROP},    \
         {"target-size", required_argument, NULL, GEN_TARGET_SIZE},                                                     \
         {"resident", required_argument, NULL, GEN_RESIDENT},                                                           \
@@ -119,6 +131,7 @@ struct gen_model {
     const struct dl_backend *be;
     struct dl_ctx *ctx;
     struct pipe *pipe;
+    struct pipe *upscaler; /* NULL without --upscale */
 };
 int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m, struct dl_err *e);
 void gen_close(struct gen_model *m);
@@ -127,8 +140,8 @@ void gen_close(struct gen_model *m);
 int gen_lens(const struct gen_args *a, const struct pipe *p, struct pipe_lens *l, struct dl_err *e);
 
 /* From options to a job on this pipe: layers (in *r), defaults filled in, everything checked; prompts are borrowed. */
-int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, struct range *r, struct lens_job *job,
-            struct dl_err *e);
+int gen_job(const struct gen_args *a, const struct gen_model *m, const struct prompts *ps, struct range *r,
+            struct lens_job *job, struct dl_err *e);
 
 /* Says a plan (memory, work) on stderr, or where it is the result (`out`) on that stream, and puts it into the JSON
  * result. */
@@ -160,5 +173,8 @@ struct gen_run {
     const volatile sig_atomic_t *stop;
 };
 int gen_run(struct gen_run *g, char *path, struct dl_err *e);
+
+/* Every setting that makes the images, named as the options are, for the manifest. */
+json_t *gen_settings(const struct gen_run *g, struct dl_err *e);
 
 #endif

@@ -9,6 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+static int open_upscaler(const struct gen_args *a, const struct pipe_opts *o, struct gen_model *m, struct dl_err *e)
+{
+    if (prompts_check(a->upscale, e) < 0) return dl_fail_in(e, "--upscale");
+    if (pipe_open(&m->upscaler, a->upscale, o, e) < 0) return -1;
+    const struct pipe *u = m->upscaler;
+    if (!u->upscales)
+        return dl_fail(e, DL_EUSAGE, "--upscale %s: this is a %s, and not a second stage, which enlarges pictures",
+                       a->upscale, u->dir.class_name);
+    if (u->cond_width != m->pipe->cond_width)
+        return dl_fail(e, DL_EINPUT, "--upscale %s: it takes text of width %d, and %s gives %d", a->upscale,
+                       u->cond_width, m->pipe->title, m->pipe->cond_width);
+    return 0;
+}
+
 int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m, struct dl_err *e)
 {
     *m = (struct gen_model){0};
@@ -23,12 +37,20 @@ int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m,
                           .max_tokens = (int)a->max_tokens,
                           .clean_caption = a->clean_caption};
     if (pipe_open(&m->pipe, a->model, &o, e) < 0) return -1;
+    if (m->pipe->upscales)
+        return dl_fail(
+            e, DL_EUSAGE,
+            "--model %s: this is a second stage, a %s, which enlarges pictures: name the first stage here and "
+            "this one with --upscale",
+            a->model, m->pipe->dir.class_name);
+    if (a->upscale && m->pipe->honours & PIPE_UPSCALE && open_upscaler(a, &o, m, e) < 0) return -1;
     if (a->title) snprintf(m->pipe->title, sizeof m->pipe->title, "%s", a->title);
     return 0;
 }
 
 void gen_close(struct gen_model *m)
 {
+    pipe_close(m->upscaler);
     pipe_close(m->pipe);
     if (m->be) m->be->close(m->ctx);
     *m = (struct gen_model){0};
@@ -112,9 +134,24 @@ static int pick_type(const char *option, const char *text, const struct pipe *p,
     return 0;
 }
 
-int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, struct range *r, struct lens_job *job,
-            struct dl_err *e)
+static int set_upscale(const struct gen_args *a, struct pipe *u, struct lens_job *job, struct dl_err *e)
 {
+    if (!a->upscale && a->given & PIPE_UPSCALE)
+        return dl_fail(e, DL_EUSAGE, "--upscale-steps, --upscale-guidance and --upscale-seed go with --upscale DIR");
+    if (!u) return 0;
+    job->up = (struct lens_upscale){.pipe = u, .one_seed = a->upscale_seed_set, .seed = a->upscale_seed};
+    job->up.gen =
+        (struct pipe_gen){.steps = a->upscale_steps ? (int)a->upscale_steps : u->def.steps,
+                          .guidance = isnan(a->upscale_guidance) ? u->def.guidance : (float)a->upscale_guidance,
+                          .type = job->gen.type,
+                          .vae_type = -1};
+    return 0;
+}
+
+int gen_job(const struct gen_args *a, const struct gen_model *m, const struct prompts *ps, struct range *r,
+            struct lens_job *job, struct dl_err *e)
+{
+    struct pipe *p = m->pipe;
     struct pipe_lens lens;
     int kind = SCHED_FILE, type, vae_type;
     if (gen_lens(a, p, &lens, e) < 0 ||
@@ -151,9 +188,10 @@ int gen_job(const struct gen_args *a, struct pipe *p, const struct prompts *ps, 
     int64_t batch = 0;
     if (a->batch && strcmp(a->batch, "auto") && cli_int("--batch", a->batch, 1, 4096, &batch, e) < 0) return -1;
     g->batch = (int)batch;
+    if (set_upscale(a, m->upscaler, job, e) < 0) return -1;
     if (a->negative && p->embedded_guidance)
         return dl_fail(e, DL_EUSAGE, "--negative: %s has no negative prompts", p->title);
-    if (a->negative && !pipe_guided(p, g->guidance))
+    if (a->negative && !lens_guided(p, job))
         return dl_fail(e, DL_EUSAGE, "--negative has no effect without guidance: --guidance must be above 1");
     return 0;
 }
@@ -215,48 +253,6 @@ void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODER
 
 /* ---- the run ---- */
 
-/* Settings that only some models have. */
-static void add_honoured(json_t *o, const struct gen_run *g)
-{
-    static const char *const pooled[] = {"lens", "full", "empty"};
-    const struct lens_job *j = g->job;
-    const struct pipe *p = g->pipe;
-    char text[64];
-    if (p->honours & PIPE_OTHER)
-        json_object_set_new(o, "other", json_string(j->lens.other_prompt ? "prompt" : "empty"));
-    if (p->honours & PIPE_POOLED) json_object_set_new(o, "pooled", json_string(pooled[j->lens.pooled]));
-    if (p->honours & PIPE_MAX_TOKENS) json_object_set_new(o, "max_tokens", json_integer(p->cond_tokens));
-    if (p->honours & PIPE_CLEAN_CAPTION)
-        json_object_set_new(o, "clean_caption", json_string(p->clean_caption ? "on" : "off"));
-    if (!(p->honours & PIPE_CROP)) return;
-    const struct pipe_gen *n = &j->gen;
-    snprintf(text, sizeof text, "%dx%d", n->original_w ? n->original_w : n->width,
-             n->original_h ? n->original_h : n->height);
-    json_object_set_new(o, "original_size", json_string(text));
-    snprintf(text, sizeof text, "%dx%d", n->target_w ? n->target_w : n->width, n->target_h ? n->target_h : n->height);
-    json_object_set_new(o, "target_size", json_string(text));
-    snprintf(text, sizeof text, "%d,%d", n->crop_x, n->crop_y);
-    json_object_set_new(o, "crop", json_string(text));
-}
-
-/* Every setting that makes the images, named as the options are; what only shows or stores them is in run_of. */
-static json_t *settings_of(const struct gen_run *g)
-{
-    const struct lens_job *j = g->job;
-    char rng[32] = "torch-cpu", size[32];
-    if (j->rng == RNG_TORCH_CUDA) snprintf(rng, sizeof rng, "torch-cuda:%d", j->rng_sms ? j->rng_sms : RNG_DEFAULT_SMS);
-    snprintf(size, sizeof size, "%dx%d", j->gen.width, j->gen.height);
-    json_t *o = json_pack(
-        "{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:i}", "encoder", g->pipe->encoder[j->lens.encoder].folder,
-        "size", size, "steps", j->gen.steps, "guidance", (double)j->gen.guidance, "scheduler",
-        j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm",
-        g->args->norm ? "on" : "off", "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng, "dtype",
-        dl_type_name(j->gen.type), "text", g->args->text == TEXT_HF4 ? "hf4" : "hf5", "vae_tile", g->plan->vae_tile);
-    add_honoured(o, g);
-    if (o && g->snapshots) json_object_set_new(o, "snapshots", json_string(g->snapshots));
-    return o;
-}
-
 static json_t *run_of(const struct gen_run *g)
 {
     return json_pack("{s:s, s:i, s:i, s:s, s:b}", "device", g->pipe->be->name, "batch", g->plan->batch, "threads",
@@ -270,18 +266,19 @@ static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
     char id[SHA256_HEX];
     struct manifest_image *im = NULL;
     struct manifest_prompt *mp = calloc((size_t)job->n_prompts, sizeof *mp);
-    json_t *settings = settings_of(g);
+    json_t *settings = gen_settings(g, e);
     json_t *run = run_of(g);
     int64_t n = -1;
     int rc = -1;
-    if (!mp || !settings || !run)
+    if (!mp || !run)
         dl_fail(e, DL_ENOMEM, "no memory for a manifest");
+    else if (!settings)
+        rc = -1; /* e says why */
     else if (model_fingerprint(&g->pipe->dir, id, e) == 0 && (n = lens_images(job, &im, e)) >= 0) {
         for (int i = 0; i < job->n_prompts; i++)
-            mp[i] = (struct manifest_prompt){.text = job->prompt[i].text,
-                                             .negative = pipe_guided(g->pipe, job->gen.guidance)
-                                                             ? lens_negative_of(g->pipe, &job->prompt[i])
-                                                             : NULL};
+            mp[i] = (struct manifest_prompt){
+                .text = job->prompt[i].text,
+                .negative = lens_guided(g->pipe, job) ? lens_negative_of(g->pipe, &job->prompt[i]) : NULL};
         struct manifest_spec s = {.dlens = DLENS_VERSION,
                                   .command = g->cli->command,
                                   .model = {.title = g->pipe->title,

@@ -31,6 +31,9 @@ const char gen_help[] =
     "  --dtype NAME       auto, f32, bf16 or (CUDA) f16 (auto: bf16 where the hardware has it)\n"
     "  --vae-dtype NAME   the same for the VAE alone (as --dtype, where the VAE does not overflow in it)\n"
     "  --resident MODE    FLUX, T5-XXL: all: weights stay in memory; stream: block by block from the file; auto\n"
+    "  --upscale DIR      DeepFloyd IF's second stage: enlarge every picture four times, under the same condition;\n"
+    "                     the small ones go to stage1/\n"
+    "  --upscale-steps N (50), --upscale-guidance G (4), --upscale-seed S (the image's own seed)\n"
     "  --original-size WxH, --crop X,Y, --target-size WxH   what SDXL is told of the picture (its size, uncropped)\n"
     "  --batch N          images at once (auto)\n"
     "  --vae-tile N       decode in tiles of N latent pixels, a multiple of 4; 0 never (auto: when memory is short)\n"
@@ -49,6 +52,7 @@ void gen_defaults(struct gen_args *a)
 {
     *a = (struct gen_args){.norm = true,
                            .guidance = NAN,
+                           .upscale_guidance = NAN,
                            .rng = RNG_TORCH_CUDA,
                            .text = TEXT_HF5,
                            .clean_caption = true,
@@ -66,8 +70,8 @@ struct preset {
     enum lens_noise noise;
 };
 
-/* The NNsight tutorial's cells (of the larger models it shows every second block); the paper's code for Stable Diffusion 2.1 (main_sd.py: DPM-Solver++,
- * one generator with seed 42, layers 3, 7, ..., 23 of its annotations). */
+/* The NNsight tutorial's cells (of the larger models it shows every second block); the paper's code for Stable
+ * Diffusion 2.1 (main_sd.py: DPM-Solver++, one generator with seed 42, layers 3, 7, ..., 23 of its annotations). */
 static const struct preset presets[] = {
     {.name = "tutorial-sd15",
      .layers = "all",
@@ -108,7 +112,8 @@ void gen_preset_first(struct gen_args *a, int argc, char **argv, const struct op
         const struct preset *p = v == GEN_PRESET ? find_preset(optarg, NULL) : NULL;
         if (!p) continue;
         a->preset = p->name, a->layers = p->layers, a->blocks = p->blocks, a->titles_block = p->blocks;
-        a->scheduler = p->scheduler, a->size = p->size, a->steps = p->steps, a->guidance = p->guidance, a->noise = p->noise;
+        a->scheduler = p->scheduler, a->size = p->size, a->steps = p->steps, a->guidance = p->guidance,
+        a->noise = p->noise;
         a->seeds[0] = p->seed, a->n_seeds = 1, a->text = TEXT_HF4;
         a->preset_prompt = p->prompt;
     }
@@ -210,7 +215,16 @@ int gen_take(struct gen_args *a, int v, struct dl_err *e)
     case GEN_MAX_TOKENS:
         a->given |= PIPE_MAX_TOKENS;
         return cli_int("--max-tokens", optarg, 2, 4096, &a->max_tokens, e);
-    case GEN_UPSCALE: a->given |= PIPE_UPSCALE; break;
+    case GEN_UPSCALE: a->given |= PIPE_UPSCALE, a->upscale = optarg; break;
+    case GEN_UPSCALE_STEPS:
+        a->given |= PIPE_UPSCALE;
+        return cli_int("--upscale-steps", optarg, 1, 1000, &a->upscale_steps, e);
+    case GEN_UPSCALE_GUIDANCE:
+        a->given |= PIPE_UPSCALE;
+        return cli_float("--upscale-guidance", optarg, 0, 1000, &a->upscale_guidance, e);
+    case GEN_UPSCALE_SEED:
+        a->given |= PIPE_UPSCALE, a->upscale_seed_set = true;
+        return prompts_seed("--upscale-seed", optarg, &a->upscale_seed, e);
     case GEN_CLEAN_CAPTION: a->given |= PIPE_CLEAN_CAPTION; return on_off("--clean-caption", &a->clean_caption, e);
     case GEN_VAE_DTYPE: a->vae_dtype = optarg; break;
     case GEN_ORIGINAL_SIZE: a->given |= PIPE_CROP, a->original_size = optarg; break;
