@@ -1,0 +1,232 @@
+#include "pipelines/enc_t5.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const int64_t small_model_bytes = (int64_t)2 << 30, states_bytes = (int64_t)1 << 30;
+
+/* Weights in f32, near enough. */
+static int64_t f32_bytes(const struct t5_config *c)
+{
+    int64_t inner = (int64_t)c->heads * c->head_dim;
+    return 4 * (c->layers * (4 * inner + 3 * (int64_t)c->ff) * c->width + (int64_t)c->vocab * c->width);
+}
+
+int enc_t5_open(struct enc_t5 *c, struct pipe *p, const char *folder, const char *tokenizer, int tokens, bool masked,
+                struct dl_err *e)
+{
+    c->folder = folder, c->tokens = tokens, c->masked = masked;
+    if (NET_CONFIG(p, folder, "config.json", t5_config_read, &c->cfg, e) < 0) return -1;
+    bool bf16 = f32_bytes(&c->cfg) > small_model_bytes && p->be->supports(p->ctx, DL_BF16);
+    c->type = bf16 ? DL_BF16 : DL_F32;
+    dl_run_open(&c->run, p->be, p->ctx, c->type);
+    char *dir = model_dir_join(&p->dir, tokenizer, NULL, e);
+    if (!dir) return -1;
+    int rc = t5_tokens_open(&c->tok, dir, e);
+    free(dir);
+    if (rc < 0) return -1;
+    if (t5_tokens_vocab_size(c->tok) > c->cfg.vocab)
+        return dl_fail(e, DL_EINPUT, "%s/%s: %d tokens, the text encoder has embeddings for %d", p->dir.path, tokenizer,
+                       t5_tokens_vocab_size(c->tok), c->cfg.vocab);
+    return 0;
+}
+
+void enc_t5_close(struct enc_t5 *c, struct pipe *p)
+{
+    enc_t5_drop(c, p);
+    t5_tokens_close(c->tok);
+    dl_run_close(&c->run);
+    c->tok = NULL;
+}
+
+struct pipe_encoder enc_t5_facts(const struct enc_t5 *c)
+{
+    return (struct pipe_encoder){
+        .folder = c->folder, .blocks = c->cfg.layers, .width = c->cfg.width, .tokens = c->tokens};
+}
+
+static int bind_t5(void *user, struct bind *b, struct dl_err *e)
+{
+    struct enc_t5 *c = user;
+    return t5_bind(&c->t5, &c->cfg, b, e);
+}
+
+int enc_t5_bind(struct enc_t5 *c, struct pipe *p, struct dl_err *e)
+{
+    return net_open(&c->net, p, c->folder, &c->t5.weights, bind_t5, c, e);
+}
+
+/* All states of n texts at the arena's low end, then the normed last ones. */
+static void prog_encode(struct enc_t5 *c, const int32_t *ids, const uint8_t *mask, int n, dl_act *states, dl_act *final)
+{
+    struct dl_run *r = &c->run;
+    int last = c->cfg.layers * n;
+    *states = dl_act_lo(r, DL_F32, last + n, 1, c->tokens, c->cfg.width);
+    *final = dl_act_lo(r, DL_F32, n, 1, c->tokens, c->cfg.width);
+    t5_run(r, &c->t5, ids, mask, n, c->cfg.layers, *states);
+    t5_final(r, &c->t5, dl_act_rows(*states, last, n), *final);
+}
+
+/* The norm alone, as replaying stored states needs it: nothing else of the encoder is then loaded. */
+static dl_act norm_input(struct enc_t5 *c) { return dl_act_lo(&c->run, DL_F32, 1, 1, c->tokens, c->cfg.width); }
+
+static int texts_at_once(const struct enc_t5 *c, int n)
+{
+    int64_t one = (int64_t)(c->cfg.layers + 1) * c->tokens * c->cfg.width * 4, most = states_bytes / one;
+    return most < 1 ? 1 : n < most ? n : (int)most;
+}
+
+int enc_t5_plan(struct enc_t5 *c, struct pipe *p, int n, struct dl_err *e)
+{
+    n = texts_at_once(c, n);
+    if (enc_t5_bind(c, p, e) < 0) return -1;
+    int32_t *ids = calloc((size_t)n * (size_t)c->tokens, sizeof *ids);
+    uint8_t *mask = calloc((size_t)n, (size_t)c->tokens);
+    dl_act states, final;
+    c->run.t = (uint8_t)c->type;
+    dl_run_dry(&c->run);
+    if (ids && mask)
+        prog_encode(c, ids, c->masked ? mask : NULL, n, &states, &final);
+    else
+        dl_fail(&c->run.err, DL_ENOMEM, "no memory for the tokens of %d texts", n);
+    free(ids), free(mask);
+    if (dl_run_check(&c->run, e) < 0) return -1;
+    c->plan_texts = n, c->plan_bytes = c->run.arena.peak_bytes;
+    c->sizes = dl_stream_sizes(&c->t5.weights);
+    if (c->t5.weights.loaded_bytes < c->sizes.resident_bytes / 2 && !c->stream)
+        c->streamed = c->resident == PIPE_RESIDENT_STREAM ||
+                      (c->resident == PIPE_RESIDENT_AUTO &&
+                       c->sizes.resident_bytes + c->plan_bytes > p->be->free_bytes(p->ctx) / 2);
+    return 0;
+}
+
+int64_t enc_t5_weight_bytes(const struct enc_t5 *c)
+{
+    return c->streamed ? c->sizes.streamed_bytes : c->sizes.resident_bytes;
+}
+
+/* Binds the run to `bytes` of memory. */
+static int bind_work(struct enc_t5 *c, struct pipe *p, int64_t bytes, struct dl_err *e)
+{
+    if (bytes > c->work_bytes) {
+        if (c->work) p->be->free(p->ctx, c->work);
+        c->work = NULL, c->work_bytes = 0;
+        if (p->be->alloc(p->ctx, bytes, &c->work, e) < 0) return -1;
+        c->work_bytes = bytes;
+    }
+    dl_run_bind(&c->run, c->work, c->work_bytes);
+    c->run.tap = p->tap, c->run.tap_user = p->tap_user;
+    return 0;
+}
+
+int enc_t5_tokens(const struct enc_t5 *c, const char *text, struct token_list *t, struct dl_err *e)
+{
+    return t5_tokens_run(c->tok, text, strlen(text), c->tokens, t, e);
+}
+
+/* Everything about a text but what the encoder computes. */
+static int describe(struct enc_t5 *c, const char *text, struct text_states *st, struct dl_err *e)
+{
+    struct token_list t = {0};
+    if (enc_t5_tokens(c, text, &t, e) < 0) return -1;
+    *st = (struct text_states){.encoder = c->folder,
+                               .blocks = c->cfg.layers,
+                               .tokens = c->tokens,
+                               .width = c->cfg.width,
+                               .ids = t.ids,
+                               .eos = t.eos,
+                               .truncated = t.truncated};
+    t.ids = NULL, t.truncated = NULL; /* now the states' */
+    int told = c->masked ? t.n_pieces : c->tokens;
+    token_list_free(&t);
+    int64_t bytes = (int64_t)c->tokens * c->cfg.width * (int64_t)sizeof(float);
+    st->mask = calloc((size_t)c->tokens, 1);
+    st->hidden = malloc((size_t)(bytes * (c->cfg.layers + 1)));
+    st->final = malloc((size_t)bytes);
+    if (!st->mask || !st->hidden || !st->final)
+        return dl_fail(e, DL_ENOMEM, "no memory for hidden states of %lld bytes",
+                       (long long)(bytes * (c->cfg.layers + 2)));
+    memset(st->mask, 1, (size_t)told);
+    return 0;
+}
+
+/* Results of n texts to their places. */
+static int fetch(struct enc_t5 *c, struct pipe *p, dl_act states, dl_act final, int n, struct text_states *const *st,
+                 struct dl_err *e)
+{
+    int64_t count = (int64_t)c->tokens * c->cfg.width, bytes = count * (int64_t)sizeof(float);
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k <= c->cfg.layers; k++)
+            if (p->be->download(p->ctx, st[i]->hidden + k * count, dl_act_rows(states, k * n + i, 1).p, bytes, e) < 0)
+                return -1;
+        if (p->be->download(p->ctx, st[i]->final, dl_act_rows(final, i, 1).p, bytes, e) < 0) return -1;
+    }
+    return 0;
+}
+
+/* One pass over the weights. ids and mask [n][tokens]. */
+static int pass(struct enc_t5 *c, struct pipe *p, const int32_t *ids, const uint8_t *mask, int n,
+                struct text_states *const *st, struct dl_err *e)
+{
+    dl_act states, final;
+    if (c->plan_texts < n && enc_t5_plan(c, p, n, e) < 0) return -1;
+    if (!c->streamed && dl_run_load(&c->run, &c->t5.weights, e) < 0) return -1;
+    if (c->streamed && !c->stream && dl_stream_open(&c->stream, &c->run, &c->t5.weights, 0, e) < 0) return -1;
+    if (bind_work(c, p, c->plan_bytes, e) < 0) return -1;
+    c->run.stream = c->stream;
+    if (c->stream && dl_stream_begin(c->stream, 0, t5_stages(c->cfg.layers), 1, e) < 0) return -1;
+    prog_encode(c, ids, c->masked ? mask : NULL, n, &states, &final);
+    if (c->stream) dl_stream_end(c->stream);
+    if (dl_run_check(&c->run, e) < 0 || p->be->sync(p->ctx, e) < 0) return -1;
+    return fetch(c, p, states, final, n, st, e);
+}
+
+int enc_t5_encode(struct enc_t5 *c, struct pipe *p, const char *const *text, int n, struct text_states *const *st,
+                  struct dl_err *e)
+{
+    int most = texts_at_once(c, n), rc = 0;
+    int64_t count = (int64_t)most * c->tokens;
+    for (int i = 0; i < n; i++) *st[i] = (struct text_states){0};
+    int32_t *ids = malloc((size_t)count * sizeof *ids);
+    uint8_t *mask = malloc((size_t)count);
+    if (!ids || !mask) rc = dl_fail(e, DL_ENOMEM, "no memory for the tokens of %d texts", most);
+    for (int from = 0; from < n && rc == 0; from += most) {
+        int some = n - from < most ? n - from : most;
+        for (int i = 0; i < some && rc == 0; i++) {
+            const struct text_states *s = st[from + i];
+            rc = describe(c, text[from + i], st[from + i], e);
+            if (rc < 0) break;
+            memcpy(ids + i * c->tokens, s->ids, (size_t)c->tokens * sizeof *ids);
+            memcpy(mask + i * c->tokens, s->mask, (size_t)c->tokens);
+        }
+        if (rc == 0) rc = pass(c, p, ids, mask, some, st + from, e);
+    }
+    free(ids), free(mask);
+    return rc;
+}
+
+int enc_t5_norm(struct enc_t5 *c, struct pipe *p, const float *state, float *out, struct dl_err *e)
+{
+    int64_t bytes = (int64_t)c->tokens * c->cfg.width * (int64_t)sizeof(float);
+    if (enc_t5_bind(c, p, e) < 0) return -1;
+    dl_run_dry(&c->run);
+    dl_act x = norm_input(c);
+    t5_final(&c->run, &c->t5, x, x);
+    if (dl_run_check(&c->run, e) < 0 || dl_run_load_unstaged(&c->run, &c->t5.weights, e) < 0) return -1;
+    if (bind_work(c, p, c->run.arena.peak_bytes, e) < 0) return -1;
+    x = norm_input(c);
+    if (!x.p || p->be->upload(p->ctx, x.p, state, bytes, e) < 0) return -1;
+    t5_final(&c->run, &c->t5, x, x);
+    if (dl_run_check(&c->run, e) < 0) return -1;
+    return p->be->download(p->ctx, out, x.p, bytes, e);
+}
+
+void enc_t5_drop(struct enc_t5 *c, struct pipe *p)
+{
+    dl_stream_close(c->stream);
+    c->stream = c->run.stream = NULL;
+    if (c->work) p->be->free(p->ctx, c->work);
+    c->work = NULL, c->work_bytes = c->plan_bytes = 0, c->plan_texts = 0;
+    t5_close(&c->t5);
+    net_close(&c->net);
+}
