@@ -52,6 +52,7 @@ void fast_attn(struct dl_run *r, const struct simd *s, const struct dl_attn *a);
 void fast_gnorm(struct dl_run *r, const struct simd *s, const struct dl_gnorm *a, float *mean_rstd);
 void fast_norm(struct dl_run *r, const struct simd *s, const struct dl_norm *a);
 void fast_lnorm(struct dl_run *r, const struct simd *s, const struct dl_lnorm *a);
+void fast_rope(struct dl_run *r, const struct simd *s, const struct dl_rope *a);
 void fast_copy(struct dl_run *r, const struct simd *s, const struct dl_copy *a);
 void fast_add(struct dl_run *r, const struct simd *s, const struct dl_add *a);
 

@@ -183,6 +183,38 @@ void fast_lnorm(struct dl_run *r, const struct simd *s, const struct dl_lnorm *a
     dl_arena_release_hi(&r->arena, mark);
 }
 
+struct rope {
+    const struct simd *s;
+    const struct dl_rope *a;
+    const float *gamma[2]; /* [d] of each half of the heads; NULL: no norm */
+};
+
+static void rope_items(void *arg, int64_t from, int64_t to, int worker)
+{
+    (void)worker;
+    const struct rope *g = arg;
+    const struct dl_rope *a = g->a;
+    int64_t tokens = cpu_pixels(&a->x), d = a->x.c / a->heads;
+    for (int64_t q = from; q < to; q++) {
+        int64_t p = q % tokens;
+        uint8_t *y = cpu_at(&a->y, q / tokens, p);
+        const uint8_t *x = cpu_at(&a->x, q / tokens, p);
+        for (int64_t h = 0; h < a->heads; h++)
+            g->s->rope(y + h * d * dl_type_bytes(a->y.t), a->y.t, x + h * d * dl_type_bytes(a->x.t), a->x.t,
+                       g->gamma[2 * h >= a->heads], a->table ? a->table + p * d : NULL, d, a->eps);
+    }
+}
+
+void fast_rope(struct dl_run *r, const struct simd *s, const struct dl_rope *a)
+{
+    struct rope g = {.s = s, .a = a};
+    r->variant = s->name;
+    if (a->gamma[0]) g.gamma[0] = g.gamma[1] = cpu_w_wide(r, a->gamma[0], a->x.t);
+    if (a->gamma[1]) g.gamma[1] = cpu_w_wide(r, a->gamma[1], a->x.t);
+    if (dl_run_ok(r) && !dl_run_is_dry(r))
+        pool_for(r->ctx->pool, a->x.n * cpu_pixels(&a->x), grain_of(&a->x), rope_items, &g);
+}
+
 struct copy {
     const struct simd *s;
     const struct dl_copy *a;

@@ -25,6 +25,7 @@ static void pick_attn(struct dl_run *r, const struct dl_attn *a)
 }
 
 static void pick_copy(struct dl_run *r, const struct dl_copy *a) { fast_copy(r, simd_pick(), a); }
+static void pick_rope(struct dl_run *r, const struct dl_rope *a) { fast_rope(r, simd_pick(), a); }
 static void pick_add(struct dl_run *r, const struct dl_add *a) { fast_add(r, simd_pick(), a); }
 
 void onednn_init(struct dl_ops *ops)
@@ -37,6 +38,7 @@ void onednn_init(struct dl_ops *ops)
     ops->lnorm = pick_lnorm;
     ops->attn = pick_attn;
     ops->copy = pick_copy;
+    ops->rope = pick_rope;
     ops->add = pick_add;
 }
 

@@ -61,17 +61,23 @@ struct rel_bias {
     const struct dl_rel_bias *a;
     const float *table;
     int32_t *bucket; /* [queries + keys - 1] of the distance i - (queries - 1) */
+    float *line; /* [workers][queries + keys - 1] a head's values by distance: query q has those from queries - 1 - q */
 };
 
 static void rel_bias_items(void *arg, int64_t from, int64_t to, int worker)
 {
-    (void)worker;
     const struct rel_bias *g = arg;
     const dl_act *y = &g->a->y;
-    for (int64_t item = from; item < to; item++) {
-        int64_t head = item / y->h, q = item % y->h;
-        for (int64_t k = 0; k < y->w; k++)
-            *(float *)cpu_at(y, head, q * y->w + k) = g->table[(int64_t)g->bucket[k - q + y->h - 1] * y->n + head];
+    int64_t distances = (int64_t)y->h + y->w - 1;
+    float *line = g->line + worker * distances;
+    for (int64_t head = from; head < to; head++) {
+        for (int64_t i = 0; i < distances; i++) line[i] = g->table[(int64_t)g->bucket[i] * y->n + head];
+        for (int64_t q = 0; q < y->h; q++) {
+            float *d = cpu_at(y, head, q * y->w);
+            const float *s = line + y->h - 1 - q;
+            if (y->ld == 1) memcpy(d, s, (size_t)y->w * sizeof *d);
+            for (int64_t k = 0; k < y->w && y->ld > 1; k++) d[k * y->ld] = s[k];
+        }
     }
 }
 
@@ -82,10 +88,11 @@ void ref_rel_bias(struct dl_run *r, const struct dl_rel_bias *a)
     struct dl_mark mark = dl_arena_mark(&r->arena);
     int64_t distances = (int64_t)a->y.h + a->y.w - 1;
     g.bucket = cpu_scratch(r, distances * 4);
+    g.line = cpu_scratch(r, (int64_t)r->ctx->threads * distances * 4);
     if (dl_run_ok(r) && !dl_run_is_dry(r) && !r->arena.failed) {
         for (int64_t i = 0; i < distances; i++)
             g.bucket[i] = dl_rel_bucket((int32_t)(i - (a->y.h - 1)), (int32_t)a->table->dim[0], a->max_distance);
-        pool_for(r->ctx->pool, (int64_t)a->y.n * a->y.h, 16, rel_bias_items, &g);
+        pool_for(r->ctx->pool, a->y.n, 1, rel_bias_items, &g);
     }
     dl_arena_release_hi(&r->arena, mark);
 }

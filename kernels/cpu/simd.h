@@ -50,6 +50,9 @@ struct simd {
     /* y[n] = (x[n] - mean) / sqrt(var + eps) * g[n] + b[n]; rms: y[n] = x[n] / sqrt(mean(x^2) + eps) * g[n] + b[n]. */
     void (*lnorm)(void *y, int y_t, const void *x, int x_t, const float *g, const float *b, int64_t n, float eps,
                   bool rms);
+    /* A head: y[n] = x[n] / sqrt(mean(x^2) + eps) * g[n] (g NULL: x), then pairs of neighbours by turn[n / 2][2] (cos,
+     * sin; NULL: none; n even). y may be x. */
+    void (*rope)(void *y, int y_t, const void *x, int x_t, const float *g, const float *turn, int64_t n, float eps);
     /* For an online softmax: s[n] becomes 2^(s - max), its sum is returned; the largest of s[n]. n: a multiple of nr.
      */
     float (*exp2_row)(float *s, int64_t n, float max);

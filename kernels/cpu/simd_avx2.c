@@ -27,6 +27,10 @@ typedef int32_t vi __attribute__((vector_size(32)));
 #define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define v_max(a, b) _mm256_max_ps(a, b)
 #define v_min(a, b) _mm256_min_ps(a, b)
+#define v_even(v) _mm256_moveldup_ps(v)
+#define v_odd(v) _mm256_movehdup_ps(v)
+#define v_swap(v) _mm256_permute_ps(v, 0xb1)
+#define v_fmaddsub(a, b, c) _mm256_fmaddsub_ps(a, b, c)
 
 static inline __m256i first_lanes(int64_t m)
 {

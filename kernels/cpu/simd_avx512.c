@@ -27,6 +27,10 @@ typedef int32_t vi __attribute__((vector_size(64)));
 #define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define v_max(a, b) _mm512_max_ps(a, b)
 #define v_min(a, b) _mm512_min_ps(a, b)
+#define v_even(v) _mm512_moveldup_ps(v)
+#define v_odd(v) _mm512_movehdup_ps(v)
+#define v_swap(v) _mm512_permute_ps(v, 0xb1)
+#define v_fmaddsub(a, b, c) _mm512_fmaddsub_ps(a, b, c)
 
 static inline __mmask16 first_lanes(int64_t m) { return (__mmask16)((1u << m) - 1); }
 static inline vf v_load_part(const float *p, int64_t m) { return _mm512_maskz_loadu_ps(first_lanes(m), p); }

@@ -5,6 +5,8 @@
  *   v_load v_store v_set1 v_fma v_max v_min    on vf
  *   v_load_part(p, m) v_store_part(p, v, m)    the first m < VW floats
  *   v_hmax(v) v_hsum(v)    over the lanes, in a fixed order
+ *   v_even(v) v_odd(v) v_swap(v)    each pair's first lane in both, its second in both, the two exchanged
+ *   v_fmaddsub(a, b, c)    a * b - c in even lanes, a * b + c in odd ones
  *   v_scale(p, t, x)       p * 2^n with n in the low bits of t (as v_exp2 makes it); 0 for x < -126
  *   v_from_bf16(p) v_from_f16(p) v_to_bf16(p, v) v_to_f16(p, v)
  *   MR, SIMD_TABLE, SIMD_NAME
@@ -252,6 +254,21 @@ static void lnorm(void *y, int y_t, const void *x, int x_t, const float *g, cons
     }
 }
 
+static void rope(void *y, int y_t, const void *x, int x_t, const float *g, const float *turn, int64_t n, float eps)
+{
+    vf rstd = v_set1(g ? (float)(1 / sqrt(row_sum(x, x_t, n, 0, true) / (double)n + (double)eps)) : 1);
+    for (int64_t i = 0; i < n; i += VW) {
+        int64_t m = n - i;
+        vf v = LOAD(x, x_t, i, m);
+        if (g) v = v * rstd * LOAD(g, DL_F32, i, m);
+        if (turn) {
+            vf t = LOAD(turn, DL_F32, i, m);
+            v = v_fmaddsub(v, v_even(t), v_swap(v) * v_odd(t));
+        }
+        STORE(y, y_t, i, v, m);
+    }
+}
+
 /* 2^x for x <= 0, relative error below 2e-7 (minimax polynomial of degree 5 on |f| <= 1/2); exactly 0 below -126. */
 static inline vf v_exp2(vf x)
 {
@@ -429,6 +446,7 @@ const struct simd SIMD_TABLE = {
     .linear = linear,
     .moments = moments,
     .lnorm = lnorm,
+    .rope = rope,
     .exp2_row = exp2_row,
     .max_row = max_row,
     .scale_max_row = scale_max_row,

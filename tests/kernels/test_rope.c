@@ -1,4 +1,5 @@
 /* What attention needs besides products, of both CPU tables: rope, rel_bias, token_mean. */
+#include "kernels/cpu/simd.h"
 #include "tests/kernels/oracle.h"
 
 static void call_rope(struct dl_run *r, void *arg) { dl_op_rope(r, *(struct dl_rope *)arg); }
@@ -180,6 +181,34 @@ static void means(void **state)
         }
 }
 
+#if defined(__x86_64__) && !defined(RIG_CUDA)
+extern const struct simd simd_avx2;
+
+/* The narrower instruction set, which no table takes where there is a wider one. */
+static void avx2_heads(void **state)
+{
+    (void)state;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+        print_message("skipped: AVX2, which this machine does not have\n");
+        skip();
+    }
+    static const int sizes[] = {2, 6, 8, 40, 128};
+    for (size_t q = 0; q < sizeof sizes / sizeof sizes[0]; q++)
+        for (int t = DL_F32; t <= DL_BF16; t++) {
+            int d = sizes[q];
+            struct dl_rope a = {.x = t_random(t_act(t, 1, 1, 1, d, 0), 0, 2), .y = t_act(t, 1, 1, 1, d, 5), .heads = 1};
+            a.gamma[0] = t_w1(t, d, 1, 0.5), a.eps = 0.1f, a.table = turns(d);
+            struct val *want = t_want(a.y);
+            rope_want(&a, t, want);
+            float g[128];
+            for (int j = 0; j < d; j++) g[j] = (float)t_w_at(a.gamma[0], j, t);
+            simd_avx2.rope(a.y.p, t, a.x.p, t, g, a.table, d, a.eps);
+            rig.variant = "avx2";
+            t_compare("rope of a head", DEFAULT, a.y, want);
+        }
+}
+#endif
+
 #define REFUSES(words, call)                                                                                           \
     do {                                                                                                               \
         struct dl_err refused = {0};                                                                                   \
@@ -225,9 +254,15 @@ static void refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(ropes_hold, rig_clear), cmocka_unit_test_teardown(rope_by_hand, rig_clear),
-        cmocka_unit_test_teardown(buckets, rig_clear),    cmocka_unit_test_teardown(biases, rig_clear),
-        cmocka_unit_test_teardown(means, rig_clear),      cmocka_unit_test_teardown(refusals, rig_clear),
+        cmocka_unit_test_teardown(ropes_hold, rig_clear),
+        cmocka_unit_test_teardown(rope_by_hand, rig_clear),
+        cmocka_unit_test_teardown(buckets, rig_clear),
+        cmocka_unit_test_teardown(biases, rig_clear),
+        cmocka_unit_test_teardown(means, rig_clear),
+        cmocka_unit_test_teardown(refusals, rig_clear),
+#if defined(__x86_64__) && !defined(RIG_CUDA)
+        cmocka_unit_test_teardown(avx2_heads, rig_clear),
+#endif
     };
     return cmocka_run_group_tests(tests, rig_open, rig_close);
 }
