@@ -1,4 +1,5 @@
 #include "pipelines/denoise.h"
+#include "pipelines/dn_stream.h"
 #include "pipelines/vae_tile.h"
 
 #include <stdlib.h>
@@ -208,11 +209,13 @@ int dn_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, str
     if (measure(p, 1, pl, e) < 0 || measure_decode(p, d->latent_h * p->latent_patch, d->latent_w * p->latent_patch,
                                                    &vae_peak, &pl->decode_flops, e) < 0)
         return -1;
-    pl->denoiser_bytes = d->net->weights(p)->pack_bytes, pl->vae_bytes = d->vae.weights.pack_bytes;
+    pl->vae_bytes = d->vae.weights.pack_bytes;
+    dn_plan_weights(p, free_bytes - pl->vae_bytes - pl->keep_bytes - max64(pl->work_bytes, vae_peak));
     int64_t weights = pl->denoiser_bytes + pl->vae_bytes;
     if (plan_tiles(p, &vae_peak, free_bytes, e) < 0) return -1;
 
-    int batch = g->batch ? g->batch : cpu ? CPU_BATCH : BATCH_MAX;
+    /* Streamed weights are read once for a whole batch. */
+    int batch = g->batch ? g->batch : cpu && !pl->streamed ? CPU_BATCH : BATCH_MAX;
     if (batch > g->images) batch = (int)g->images;
     for (;; batch--) {
         if (batch > 1 || pl->batch != 1)
@@ -222,11 +225,13 @@ int dn_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, str
         pl->peak_bytes = max64(denoise, pl->text_bytes + pl->text_work_bytes);
         if (denoise <= free_bytes) break;
         if (g->batch || batch == 1)
-            return dl_fail(
-                e, DL_ENOMEM, "%s: %lld MiB are needed (weights %lld, batch of %d %lld) and %lld MiB are free; try %s",
-                p->dir.path, (long long)(denoise >> 20), (long long)(weights >> 20), batch,
-                (long long)((pl->keep_bytes + pl->work_bytes) >> 20), (long long)(free_bytes >> 20),
-                g->batch > 1 ? "a smaller --batch, or auto" : "a smaller --size, or a half-precision --dtype");
+            return dl_fail(e, DL_ENOMEM,
+                           "%s: %lld MiB are needed (weights %lld, batch of %d %lld) and %lld MiB are free; try %s",
+                           p->dir.path, (long long)(denoise >> 20), (long long)(weights >> 20), batch,
+                           (long long)((pl->keep_bytes + pl->work_bytes) >> 20), (long long)(free_bytes >> 20),
+                           g->batch > 1                        ? "a smaller --batch, or auto"
+                           : dn_can_stream(p) && !pl->streamed ? "--resident stream"
+                                                               : "a smaller --size, or a half-precision --dtype");
     }
     *out = *pl;
     return 0;
@@ -236,7 +241,7 @@ int dn_load(struct pipe *p, struct dl_err *e)
 {
     struct dn *d = p->dn;
     struct dl_run *r = &d->run;
-    if (dl_run_load(r, d->net->weights(p), e) < 0 || dl_run_load(r, &d->vae.weights, e) < 0) return -1;
+    if (dn_load_weights(p, e) < 0 || dl_run_load(r, &d->vae.weights, e) < 0) return -1;
     if (p->be->alloc(p->ctx, d->plan.keep_bytes, &d->keep, e) < 0 ||
         p->be->alloc(p->ctx, d->plan.work_bytes, &d->work, e) < 0)
         return -1;
@@ -249,11 +254,10 @@ int dn_load(struct pipe *p, struct dl_err *e)
     return p->be->sync(p->ctx, e);
 }
 
-int dn_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e)
+static int run_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e)
 {
     struct dn *d = p->dn;
     struct dl_run *r = &d->run;
-    d->conds = n;
     dl_run_bind(r, d->work, d->plan.work_bytes);
     dl_act text = text_act(p, n), pooled = pooled_act(p, n);
     int64_t each = text.rs * (int64_t)sizeof(float), each_pooled = pooled.rs * (int64_t)sizeof(float);
@@ -267,6 +271,24 @@ int dn_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_er
     return p->be->sync(p->ctx, e);
 }
 
+int dn_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e)
+{
+    struct dn *d = p->dn;
+    d->conds = n;
+    int prep = d->net->group ? d->net->group(p, c, n, e) : 0;
+    if (prep < 0) return -1;
+    if (prep) {
+        dl_run_dry(&d->run);
+        dl_act text = text_act(p, n), pooled = pooled_act(p, n);
+        dn_prog_conditions(p, text, pooled);
+        if (dl_run_check(&d->run, e) < 0) return -1;
+    }
+    int rc = prep ? dn_prep_begin(p, e) : 0;
+    if (rc == 0) rc = run_conditions(p, c, n, e);
+    if (prep) dn_prep_end(p);
+    return rc;
+}
+
 /* Primitives and variants for both kinds of step are chosen here, so that the steps themselves allocate nothing. */
 static int warm_up(struct pipe *p, const struct pipe_image *im, int n, struct dl_err *e)
 {
@@ -277,7 +299,7 @@ static int warm_up(struct pipe *p, const struct pipe_image *im, int n, struct dl
         dn_prog_step(p, &b);
         if (dl_run_check(r, e) < 0) return -1;
     }
-    return dl_run_load(r, p->dn->net->weights(p), e);
+    return dn_load_weights(p, e);
 }
 
 static int stopped(const struct pipe_progress *pr, struct dl_err *e)
@@ -362,7 +384,9 @@ int dn_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_p
         if (d->lowres.p && upload_row(p, d->lowres, i, im[i].lowres, e) < 0) return -1;
     }
     if (d->noise.p && !(noise = malloc((size_t)bytes))) return dl_fail(e, DL_ENOMEM, "no memory for a step's noise");
-    int rc = run_steps(p, im, n, pr, noise, e);
+    int rc = dn_steps_begin(p, e);
+    if (rc == 0) rc = run_steps(p, im, n, pr, noise, e);
+    dn_steps_end(p);
     free(noise);
     for (int i = 0; i < n && rc == 0; i++)
         rc = p->be->download(p->ctx, im[i].latent, (uint8_t *)d->latent.p + i * bytes, bytes, e);
@@ -453,6 +477,8 @@ void dn_close(struct pipe *p)
 {
     struct dn *d = p->dn;
     dl_replay_close(&d->steps_again, &d->run);
+    dl_stream_close(d->stream);
+    d->stream = NULL;
     if (d->keep) p->be->free(p->ctx, d->keep);
     if (d->work) p->be->free(p->ctx, d->work);
     d->net->close(p);

@@ -10,6 +10,7 @@
 #ifndef DL_DENOISE_H
 #define DL_DENOISE_H
 
+#include "engine/stream.h"
 #include "pipelines/net.h"
 #include "pipelines/vae.h"
 
@@ -34,6 +35,12 @@ struct dn_net {
     /* What depends on the conditions; once for each group. text f32 [conds][1][tokens][width], pooled f32
      * [conds][1][1][pooled] (p NULL where the model has none). */
     void (*conditions)(struct pipe *p, dl_act text, dl_act pooled);
+    /* Both or neither. Weights that `conditions` alone uses, in stages that it goes through once (FLUX's modulation, a
+     * quarter of its weights): they pass through memory and are let go. `group` looks at a group's conditions on the
+     * host before that: 1 where `conditions` will use them, 0 where not (what is there serves), < 0. In a dry run it
+     * uses them. */
+    struct dl_wset *(*prep)(struct pipe *p);
+    int (*group)(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
     /* One call of the network in step dn->run.step: x [latents][h][w][in_c] of the run's type, eps [rows][h][w][out_c].
      * dn->conds conditions are there. */
     void (*step)(struct pipe *p, const struct dn_batch *b, dl_act x, dl_act eps);
@@ -70,6 +77,9 @@ struct dn {
     uint8_t *rgb;
     int32_t *rows;                /* host memory of the row maps, and of a program's key */
     struct dl_replay steps_again; /* every step but a batch's first */
+    /* of the denoiser's weights where plan.streamed, and while conditions use net->prep; see dn_stream.h */
+    struct dl_stream *stream, *prep_stream;
+    int64_t stream_bytes; /* of the forms that `stream` knows */
 };
 
 /* Opens the runs' state; the model has set what is above. dn_close takes everything back. */
