@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-/* Weights bound from here on belong to flux_text and flux_steps, or to flux_step. List mode has no set. */
+/* Weights bound from here on belong to this set. List mode has none. */
 static void into(struct bind *b, struct dl_wset *set)
 {
     if (b->files) b->set = set;
@@ -77,8 +77,8 @@ static void bind_embedders(struct flux *f, struct bind *b)
     if (c->guidance) bind_mlp(b, &f->guide, "guidance_embedder", c->width, FLUX_WAVE);
     bind_mlp(b, &f->pooled, "text_embedder", c->width, c->pooled_c);
     bind_out(b);
-    bind_linear(b, &f->context, &f->context_b, "context_embedder", c->width, c->text_c);
     into(b, &f->weights);
+    bind_linear(b, &f->context, &f->context_b, "context_embedder", c->width, c->text_c);
     bind_linear(b, &f->x, &f->x_b, "x_embedder", c->width, c->in_c);
 }
 

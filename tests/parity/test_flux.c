@@ -7,6 +7,7 @@
 #include "tools/synth.h"
 
 #include "pipelines/flux.h"
+#include "pipelines/pipe.h"
 #include "tests/unit/folder.h"
 
 static const char *const models[] = {"schnell", "dev"};
@@ -95,13 +96,13 @@ struct job {
 static void prepare(struct dl_run *r, void *arg)
 {
     struct job *j = arg;
-    flux_text(r, &j->m->f, j->text, j->embedded);
     flux_steps(r, &j->m->f, j->times, STEPS, &j->m->guide, j->pooled, j->table);
 }
 
 static void steps(struct dl_run *r, void *arg)
 {
     struct job *j = arg;
+    flux_text(r, &j->m->f, j->text, j->embedded);
     for (r->step = 0; r->step < STEPS; r->step++) {
         flux_step(r, &j->m->f, j->x, &j->rows, j->y[r->step]);
         if (j->taps && !dl_run_is_dry(r)) j->taps->mute = true;
@@ -361,6 +362,24 @@ static void test_times(void **state)
     model_close(m);
 }
 
+/* A packed latent is diffusers' own order. */
+static void test_packing(void **state)
+{
+    (void)state;
+    const int64_t *d;
+    struct model *m = model_open("schnell");
+    const float *planes = input(m, "in.planes", &d), *packed = input(m, "in.packed", NULL);
+    const int c = (int)d[0], h = (int)d[1], w = (int)d[2];
+    struct pipe p = {.latent_c = c, .latent_factor = 8, .latent_patch = 2};
+    float *flat = malloc((size_t)(c * h * w) * sizeof *flat);
+    assert_non_null(flat);
+    pipe_unpack(&p, 8 * w, 8 * h, packed, flat);
+    for (int i = 0; i < c; i++)
+        for (int j = 0; j < h * w; j++) assert_true(flat[j * c + i] == planes[i * h * w + j]);
+    free(flat);
+    model_close(m);
+}
+
 /* Which config.json is refused, and with what in the message. */
 static void test_configs(void **state)
 {
@@ -396,7 +415,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32),      cmocka_unit_test(test_bf16),  cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_streamed), cmocka_unit_test(test_times), cmocka_unit_test(test_configs),
+        cmocka_unit_test(test_streamed), cmocka_unit_test(test_times), cmocka_unit_test(test_packing),
+        cmocka_unit_test(test_configs),
     };
     return cmocka_run_group_tests(tests, make_checkpoints, remove_checkpoints);
 }
