@@ -143,6 +143,36 @@ int enc_clip_norm(struct enc_clip *c, struct pipe *p, const float *state, float 
     return p->be->download(p->ctx, out, x.p, bytes, e);
 }
 
+/* The state (input) and the pooled vector at the arena's low end, the normed last state behind them. */
+static void prog_pooled(struct enc_clip *c, const int32_t *eos, dl_act *state, dl_act *pooled)
+{
+    struct dl_run *r = &c->run;
+    *state = dl_act_lo(r, DL_F32, 1, 1, c->tokens, c->cfg.width);
+    *pooled = dl_act_lo(r, DL_F32, 1, 1, 1, clip_pooled_width(&c->cfg));
+    dl_act final = dl_act_lo(r, DL_F32, 1, 1, c->tokens, c->cfg.width);
+    clip_finish(r, &c->clip, *state, final);
+    clip_pooled(r, &c->clip, final, eos, *pooled);
+}
+
+int enc_clip_pooled(struct enc_clip *c, struct pipe *p, const float *state, int eos, float *pooled, struct dl_err *e)
+{
+    dl_act in, out;
+    int32_t end = eos;
+    if (eos < 0 || eos >= c->tokens) return dl_fail(e, DL_EINPUT, "%s: no end token among the ids", c->folder);
+    if (enc_clip_bind(c, p, e) < 0) return -1;
+    dl_run_dry(&c->run);
+    prog_pooled(c, &end, &in, &out);
+    if (make_ready(c, p, c->run.arena.peak_bytes, e) < 0) return -1;
+    /* The state is uploaded to where the program will look for it. */
+    struct dl_mark m = dl_arena_mark(&c->run.arena);
+    in = dl_act_lo(&c->run, DL_F32, 1, 1, c->tokens, c->cfg.width);
+    dl_arena_release(&c->run.arena, m);
+    if (!in.p || p->be->upload(p->ctx, in.p, state, dl_act_bytes(in), e) < 0) return -1;
+    prog_pooled(c, &end, &in, &out);
+    if (dl_run_check(&c->run, e) < 0) return -1;
+    return p->be->download(p->ctx, pooled, out.p, dl_act_bytes(out), e);
+}
+
 void enc_clip_drop(struct enc_clip *c, struct pipe *p)
 {
     if (c->work) p->be->free(p->ctx, c->work);

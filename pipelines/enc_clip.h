@@ -40,6 +40,9 @@ int enc_clip_tokens(const struct enc_clip *c, const struct pipe *p, const char *
 int enc_clip_encode(struct enc_clip *c, struct pipe *p, const char *text, struct text_states *st, struct dl_err *e);
 /* out [tokens][width] = final norm of `state`, both host memory. Only the norm's weights are loaded. */
 int enc_clip_norm(struct enc_clip *c, struct pipe *p, const float *state, float *out, struct dl_err *e);
+/* pooled [clip_pooled_width]: what comes of `state` [tokens][width] in place of the last block but one's output,
+ * through the last block, final norm, row `eos` and projection. Host memory; only these weights are loaded. */
+int enc_clip_pooled(struct enc_clip *c, struct pipe *p, const float *state, int eos, float *pooled, struct dl_err *e);
 /* Lets weights and memory go; everything opens again on demand. */
 void enc_clip_drop(struct enc_clip *c, struct pipe *p);
 

@@ -141,6 +141,9 @@ static int sd_open(struct pipe *p, struct dl_err *e)
     if (NET_CONFIG(p, "unet", "config.json", unet_config_read, &s->unet_cfg, e) < 0) return -1;
     if (NET_CONFIG(p, "vae", "config.json", vae_config_read, &s->dn.vae_cfg, e) < 0) return -1;
     if (dn_read_scheduler(p, e) < 0) return -1;
+    if (s->unet_cfg.pooled)
+        return dl_fail(e, DL_EINPUT, "%s: the UNet also takes a pooled text vector, which a %s does not have",
+                       p->dir.path, p->cls->pipeline);
     if (s->unet_cfg.cross_dim != s->enc.cfg.width)
         return dl_fail(e, DL_EINPUT, "%s: the UNet takes text of width %d, the text encoder gives %d", p->dir.path,
                        s->unet_cfg.cross_dim, s->enc.cfg.width);
