@@ -1,12 +1,13 @@
 #include "pipelines/denoise.h"
 #include "pipelines/if.h"
 #include "pipelines/sd.h"
+#include "pipelines/sdxl.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const struct pipe_class *const classes[] = {&sd_class, &if_class, &if2_class};
+static const struct pipe_class *const classes[] = {&sd_class, &sdxl_class, &if_class, &if2_class};
 
 static const struct pipe_class *class_of(const char *name)
 {
