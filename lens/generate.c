@@ -46,6 +46,9 @@ int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struc
     job->gen.images = images;
     struct lens_upscale *up = &job->up;
     job->gen.conds = group * job->n_layers + (lens_guided(p, job) ? group : 0);
+    /* The encoder that gives it is then fed the empty prompt alone. */
+    job->gen.one_pooled = p->cond_pooled && !p->encoder[job->lens.encoder].pooled && !job->lens.other_prompt &&
+                          !lens_guided(p, job);
     if (up->pipe) { /* it is there at the same time, and takes its memory first */
         up->gen.conds = job->gen.conds, up->gen.images = images;
         up->gen.width = job->gen.width * up->pipe->upscales, up->gen.height = job->gen.height * up->pipe->upscales;

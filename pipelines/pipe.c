@@ -1,4 +1,5 @@
 #include "pipelines/denoise.h"
+#include "pipelines/flux_pipe.h"
 #include "pipelines/if.h"
 #include "pipelines/sd.h"
 #include "pipelines/sdxl.h"
@@ -7,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct pipe_class *const classes[] = {&sd_class, &sdxl_class, &if_class, &if2_class};
+static const struct pipe_class *const classes[] = {&sd_class, &sdxl_class, &if_class, &if2_class, &flux_class};
 
 static const struct pipe_class *class_of(const char *name)
 {

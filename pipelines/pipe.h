@@ -107,6 +107,7 @@ struct pipe_gen {
     int64_t reserved_bytes;      /* of the backend's memory, that others will take */
     int64_t images;              /* how many there are at most to batch: bounds the batch */
     int conds;                   /* most conditions at once (pipe_conditions), negatives included */
+    bool one_pooled;             /* conditions have one pooled vector in common */
     int vae_tile;                /* -1: tile when memory asks for it; 0: never; else side in latent pixels */
     int vae_type;                /* enum dl_type of the VAE; -1: the model's choice for `type` */
     enum pipe_resident resident; /* PIPE_RESIDENT: whether weights stay or are streamed block by block */
