@@ -261,11 +261,9 @@ static void collapse_spaces(struct text_u32 *t, bool strip)
     t->n = n;
 }
 
-int text_clean(struct text_u32 *t, enum text_mode mode, struct dl_err *e)
+int text_lower(struct text_u32 *t, enum text_mode mode, struct dl_err *e)
 {
     struct text_u32 out = {0};
-    if (mode == TEXT_HF4 ? fix_text(t, e) < 0 : text_nfc(t, mode, e) < 0) return -1;
-    collapse_spaces(t, mode == TEXT_HF4);
     if (lower(t, mode, &out, e) < 0) {
         text_free(&out);
         return -1;
@@ -273,4 +271,11 @@ int text_clean(struct text_u32 *t, enum text_mode mode, struct dl_err *e)
     free(t->cp);
     *t = out;
     return 0;
+}
+
+int text_clean(struct text_u32 *t, enum text_mode mode, struct dl_err *e)
+{
+    if (mode == TEXT_HF4 ? fix_text(t, e) < 0 : text_nfc(t, mode, e) < 0) return -1;
+    collapse_spaces(t, mode == TEXT_HF4);
+    return text_lower(t, mode, e);
 }

@@ -48,6 +48,9 @@ int text_nfc(struct text_u32 *t, enum text_mode mode, struct dl_err *e);
 /* Unicode White_Space, which is what \s means to both references. */
 bool text_is_space(int32_t cp);
 
+/* Python's str.lower() (hf4, Python 3.11) or lower case letter by letter (hf5). */
+int text_lower(struct text_u32 *t, enum text_mode mode, struct dl_err *e);
+
 /* The whole cleaning of one stretch of text between special tokens, in place. hf4 may also fail as fix_text() does. */
 int text_clean(struct text_u32 *t, enum text_mode mode, struct dl_err *e);
 
