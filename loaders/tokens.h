@@ -8,8 +8,8 @@
 struct token_list {
     int32_t *ids; /* [n_ids] with start token, end token and padding: n_ids is the length asked for */
     int n_ids;
-    char **pieces; /* [n_pieces] ids 0..n_pieces-1 as the vocabulary spells them (UTF-8), without the padding */
-    int n_pieces; /* also the number of ids that an attention mask keeps, where the model takes one */
+    char **pieces;   /* [n_pieces] ids 0..n_pieces-1 as the vocabulary spells them (UTF-8), without the padding */
+    int n_pieces;    /* also the number of ids that an attention mask keeps, where the model takes one */
     char *truncated; /* the text that was cut off at the end (UTF-8, as the cut pieces spell it), "" if none */
     int eos;         /* position of the first end token in ids */
 };

@@ -17,18 +17,20 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DATA = os.path.join(HERE, "..", "..", "tests", "unit", "data")
-PIECES = ["</s>", "<pad>", "<unk>", "<extra_id_0>", "<extra_id_7>", "<extra_id_99>", "<extra_id_100>", "<extra_id_07>",
-          "<extra_id_>", "</S>", "<extra_id_1", "＜/s＞", "＜pad＞", "＜unk＞", "＜extra_id_3＞", "<", ">", "▁", "▁▁", "_", " ",
-          "  ", "\t", "\n", "\r\n", "\u0085", "\u00a0", "\u2003", "\u3000", "\u1680", "\u200b", "\u200d", "\ufeff", "\u00ad",
-          "cat", "Dog", "the", "running", "antidisestablishmentarianism", "7", "2024", "Ａ", "ｶﾞ", "ﬁ", "½", "²", "ª", "ŉ",
-          "e\u0301", "e\u0301\u0323", "Ａ\u0301", "ª\u0301", "ª\u200d", "\u0301", "İ", "ß", "é", "猫", "の", "한", "각",
-          "👩\u200d🚀", "🐱", "🇩🇪", "क्षि", "नि", "\u0600" + "1", "\x00", "\x01", "\x7f", "ﷺ", "㍿", "…", "—", "“", "”",
-          "'s", "n't", "-", ".", ",", "!", "\ue000", "\U0010ffff", "\ufffd", "\u2028", "\u2029"]
+PIECES = ["</s>", "<pad>", "<unk>", "<extra_id_0>", "<extra_id_7>", "<extra_id_99>", "<extra_id_100>",
+          "<extra_id_07>", "<extra_id_>", "</S>", "<extra_id_1", "＜/s＞", "＜pad＞", "＜unk＞", "＜extra_id_3＞", "<", ">",
+          "▁", "▁▁", "_", " ", "  ", "\t", "\n", "\r\n", "\u0085", "\u00a0", "\u2003", "\u3000", "\u1680", "\u200b",
+          "\u200d", "\ufeff", "\u00ad", "cat", "Dog", "the", "running", "antidisestablishmentarianism", "7", "2024",
+          "Ａ", "ｶﾞ", "ﬁ", "½", "²", "ª", "ŉ", "e\u0301", "e\u0301\u0323", "Ａ\u0301", "ª\u0301", "ª\u200d", "\u0301",
+          "İ", "ß", "é", "猫", "の", "한", "각", "👩\u200d🚀", "🐱", "🇩🇪", "क्षि", "नि", "\u0600" + "1", "\x00", "\x01",
+          "\x7f", "ﷺ", "㍿", "…", "—", "“", "”", "'s", "n't", "-", ".", ",", "!", "\ue000", "\U0010ffff", "\ufffd",
+          "\u2028", "\u2029"]
 
 
 def texts():
     rnd = random.Random(6)
-    out = ["", " ", "\n", "▁", "▁a", " ▁ a", "a▁b▁▁c", "</s>", "</s></s>", "a</s>", " </s> a ", "<pad> <unk> x <extra_id_5>y",
+    out = ["", " ", "\n", "▁", "▁a", " ▁ a", "a▁b▁▁c", "</s>", "</s></s>", "a</s>", " </s> a ",
+           "<pad> <unk> x <extra_id_5>y",
            "<unk><unk>", "猫<unk>猫", "猫 猫", "猫犬", "a猫<extra_id_1>犬b", "x" * 300, "猫" * 300, "ab " * 400]
     for _ in range(900):
         out.append("".join(rnd.choice(PIECES) for _ in range(rnd.randint(1, 12))))
@@ -57,7 +59,8 @@ def load(model):
     from transformers import T5Tokenizer
     with tempfile.TemporaryDirectory() as d:
         shutil.copy(model, os.path.join(d, "spiece.model"))
-        json.dump({"model_max_length": 512, "extra_ids": 100, "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>",
+        json.dump({"model_max_length": 512, "extra_ids": 100,
+                   "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>",
                    "additional_special_tokens": [f"<extra_id_{i}>" for i in range(100)]},
                   open(os.path.join(d, "tokenizer_config.json"), "w"))
         return T5Tokenizer.from_pretrained(d)
