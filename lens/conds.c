@@ -55,7 +55,7 @@ static int encode_prompt(struct pipe *p, const struct lens_text *t, int i, struc
     int rc = pipe_encode(p, text, &t->lens, st, e);
     for (int j = 0; j < t->n_layers && rc == 0; j++)
         rc = pipe_condition(p, st, &t->lens, t->k[j], &c->cond[(int64_t)i * t->n_layers + j], e);
-    if (rc == 0 && t->seen) rc = t->seen(t->user, i, text, st, e);
+    if (rc == 0 && t->seen) rc = t->seen(t->user, t->first + i, text, st, e);
     text_states_close(st);
     return rc;
 }
@@ -76,6 +76,7 @@ static int encode_negative(struct pipe *p, const struct lens_text *t, int i, str
 int lens_encode(struct pipe *p, const struct lens_text *t, struct lens_conds *c, struct dl_err *e)
 {
     if (lens_conds_open(c, p, t->prompt, t->n_prompts, t->n_layers, e) < 0) return -1;
+    c->first = t->first;
     int rc = 0, n = t->n_prompts + (t->guided ? c->n_negatives : 0);
     for (int i = 0; i < n && rc == 0; i++) {
         if (t->stop && *t->stop)

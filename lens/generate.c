@@ -12,6 +12,8 @@
 /* Groups are made so large that a batch can be filled from one. */
 enum { GROUP_IMAGES_CPU = 4, GROUP_IMAGES_GPU = 64, FLUSH_SECONDS = 30, QUEUE = 16 };
 
+static const int64_t round_bytes = (int64_t)2 << 30; /* see struct lens_job */
+
 static int prompts_per_group(const struct pipe *p, const struct lens_job *job)
 {
     int want = job->gen.batch ? job->gen.batch : !strcmp(p->be->name, "cpu") ? GROUP_IMAGES_CPU : GROUP_IMAGES_GPU;
@@ -66,7 +68,7 @@ struct making {
     struct pipe *p;
     const struct lens_job *job;
     const struct pipe_plan *plan;
-    const struct lens_conds *conds;
+    struct lens_conds conds; /* of the round under way */
     struct manifest *m;
     const struct lens_progress *pr;
     struct writer *writer;
@@ -115,15 +117,17 @@ static bool wanted(const struct making *g, int64_t i)
 /* Hands the conditions of prompts [first, first + n) to the pipe: all layers, then the distinct negatives. */
 static int open_group(struct making *g, int first, int n, struct dl_err *e)
 {
-    const struct lens_conds *c = g->conds;
+    const struct lens_conds *c = &g->conds;
+    const int *negative_of = c->negative_of - c->first;
     int rows = 0;
     for (int i = first; i < first + n; i++)
-        for (int j = 0; j < c->n_layers; j++) g->group_cond[rows++] = c->cond[(int64_t)i * c->n_layers + j];
+        for (int j = 0; j < c->n_layers; j++)
+            g->group_cond[rows++] = c->cond[(int64_t)(i - c->first) * c->n_layers + j];
     for (int i = first; lens_guided(g->p, g->job) && i < first + n; i++) {
         int j = first;
-        while (j < i && c->negative_of[j] != c->negative_of[i]) j++;
+        while (j < i && negative_of[j] != negative_of[i]) j++;
         g->negative_row[i] = j < i ? g->negative_row[j] : rows;
-        if (j == i) g->group_cond[rows++] = c->negative[c->negative_of[i]];
+        if (j == i) g->group_cond[rows++] = c->negative[negative_of[i]];
     }
     g->first_prompt = first, g->n_group = n;
     if (g->up && pipe_conditions(g->job->up.pipe, g->group_cond, rows, e) < 0) return -1;
@@ -248,12 +252,16 @@ static int make_batch(struct making *g, const int64_t *list, int n, struct dl_er
     return 0;
 }
 
-static int make_all(struct making *g, struct dl_err *e)
+static int min_int(int a, int b) { return a < b ? a : b; }
+
+/* The images of prompts [from, to), whose conditions are there. */
+static int make_prompts(struct making *g, int from, int to, struct dl_err *e)
 {
     int group = prompts_per_group(g->p, g->job);
     int64_t list[g->batch], i = 0;
-    for (int first = 0; first < g->job->n_prompts; first += group) {
-        int n = first + group <= g->job->n_prompts ? group : g->job->n_prompts - first, have = 0;
+    while (i < g->n_images && g->image[i].prompt < from) i++;
+    for (int first = from; first < to; first += group) {
+        int n = min_int(group, to - first), have = 0;
         bool open = false;
         for (; i < g->n_images && g->image[i].prompt < first + n; i++) {
             if (!wanted(g, i)) continue;
@@ -270,6 +278,40 @@ static int make_all(struct making *g, struct dl_err *e)
     return 0;
 }
 
+/* How many prompts are encoded before images are made of them: whole groups. */
+static int prompts_per_round(const struct making *g)
+{
+    const struct pipe *p = g->p;
+    int64_t each =
+        ((int64_t)p->cond_tokens * p->cond_width + p->cond_pooled) * g->job->n_layers * (int64_t)sizeof(float);
+    int64_t most = (g->job->round_bytes ? g->job->round_bytes : round_bytes) / each;
+    int group = prompts_per_group(p, g->job);
+    return most > g->job->n_prompts ? g->job->n_prompts : most < group ? group : (int)(most - most % group);
+}
+
+/* Encodes prompts, lets the encoders go, loads the denoiser, makes the images; over and over where there are many. */
+static int make_all(struct making *g, const struct lens_source *src, struct dl_err *e)
+{
+    int n_prompts = g->job->n_prompts, round = prompts_per_round(g), rc = 0;
+    int64_t i = 0;
+    for (int first = 0; first < n_prompts && rc == 0; first += round) {
+        int n = min_int(round, n_prompts - first);
+        bool any = false;
+        for (; i < g->n_images && g->image[i].prompt < first + n; i++) any |= wanted(g, i);
+        if (!any) continue;
+        rc = src->conds(src->user, first, n, &g->conds, e);
+        pipe_drop_text(g->p);
+        if (rc == 0) rc = pipe_load(g->p, e);
+        if (rc == 0 && g->up) rc = pipe_load(g->job->up.pipe, e);
+        if (rc == 0) rc = make_prompts(g, first, first + n, e);
+        lens_conds_close(&g->conds);
+        if (first + n == n_prompts) break;
+        pipe_unload(g->p);
+        if (g->up) pipe_unload(g->job->up.pipe);
+    }
+    return rc;
+}
+
 static int open_upscaler(struct making *g, struct dl_err *e)
 {
     char path[4096];
@@ -279,10 +321,11 @@ static int open_upscaler(struct making *g, struct dl_err *e)
     return upscaler_open(&g->up, g->job, e);
 }
 
-int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_plan *plan, const struct lens_conds *c,
-                  struct manifest *m, const char *dir, const struct lens_progress *pr, struct dl_err *e)
+int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_plan *plan,
+                  const struct lens_source *src, struct manifest *m, const char *dir, const struct lens_progress *pr,
+                  struct dl_err *e)
 {
-    struct making g = {.p = p, .job = job, .plan = plan, .conds = c, .m = m, .pr = pr, .flushed = time(NULL)};
+    struct making g = {.p = p, .job = job, .plan = plan, .m = m, .pr = pr, .flushed = time(NULL)};
     struct manifest_image *all = NULL;
     struct dl_err late = {0};
     int rc = -1;
@@ -301,7 +344,7 @@ int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_
     if (!left) goto done;
 
     rc = -1;
-    if (pipe_load(p, e) < 0 || (job->up.pipe && open_upscaler(&g, e) < 0)) goto done;
+    if (job->up.pipe && open_upscaler(&g, e) < 0) goto done;
     g.batch = plan->batch;
     g.count = pipe_latent_count(p, job->gen.width, job->gen.height);
     g.store = malloc((size_t)(g.batch * g.count) * sizeof(float));
@@ -315,7 +358,7 @@ int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_
         goto done;
     }
     if (writer_open(&g.writer, QUEUE, manifest_done, m, e) < 0) goto done;
-    rc = make_all(&g, e);
+    rc = make_all(&g, src, e);
 done:
     /* What was finished is kept, also after a failure. */
     if (writer_close(g.writer, &late) < 0 && rc == 0) rc = dl_fail(e, late.code, "%s", late.msg);

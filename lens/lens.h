@@ -24,23 +24,26 @@ struct lens_prompt {
  * pipe.zero_negative) NULL: a condition of zeros. */
 const char *lens_negative_of(const struct pipe *p, const struct lens_prompt *prompt);
 
-/* What is fed to the denoiser: for prompt i and chosen layer j, cond[i * n_layers + j]; for its negative,
- * negative[negative_of[i]]. */
+/* What is fed to the denoiser, of the prompts from `first` on: for prompt first + i and chosen layer j, cond[i *
+ * n_layers
+ * + j]; for its negative, negative[negative_of[i]]. */
 struct lens_conds {
+    int first;
     struct pipe_cond *cond, *negative;
     int *negative_of;
     int n_prompts, n_layers, n_negatives;
 };
 
 struct lens_text {
-    const struct lens_prompt *prompt;
+    const struct lens_prompt *prompt; /* [n_prompts] */
     int n_prompts;
+    int first;    /* number of prompt[0] */
     const int *k; /* [n_layers] */
     int n_layers;
     struct pipe_lens lens;
     bool guided; /* negatives are wanted */
-    /* Called after each prompt (i >= 0) and negative text (i < 0, -1 - i its number) with all its states, before they
-     * are freed; may be NULL. */
+    /* Called after each prompt (i >= 0: its number) and negative text (i < 0) with all its states, before they are
+     * freed; may be NULL. */
     int (*seen)(void *user, int i, const char *text, const struct text_states st[PIPE_ENCODERS], struct dl_err *e);
     void *user;
     const volatile sig_atomic_t *stop;
@@ -79,6 +82,8 @@ struct lens_job {
     bool save_latents;
     struct pipe_gen gen; /* images and conds are filled by lens_plan */
     struct lens_upscale up;
+    int64_t round_bytes; /* conditions that are on the host at once: prompts beyond that wait for another round of
+                            encoding; 0: 2 GiB */
 };
 
 /* Whether any stage has negative conditions. */
@@ -94,11 +99,18 @@ struct lens_progress {
     const volatile sig_atomic_t *stop;
 };
 
+/* Where conditions come from: those of prompts [first, first + n) of the job, lens_conds_close frees. */
+struct lens_source {
+    int (*conds)(void *user, int first, int n, struct lens_conds *c, struct dl_err *e);
+    void *user;
+};
+
 /* Makes every image of the manifest that is not done yet, in its order (prompt, seed, layer as lens_images lists them),
  * and writes it; with an upscaler the enlarged one, and the small one to dir/stage1/. `job` and `plan` are as lens_plan
  * left them on this pipe. `dir` receives latents.safetensors with save_latents (of the last stage). */
-int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_plan *plan, const struct lens_conds *c,
-                  struct manifest *m, const char *dir, const struct lens_progress *pr, struct dl_err *e);
+int lens_generate(struct pipe *p, const struct lens_job *job, const struct pipe_plan *plan,
+                  const struct lens_source *src, struct manifest *m, const char *dir, const struct lens_progress *pr,
+                  struct dl_err *e);
 
 /* The images of a job in the order of computing, for manifest_open: prompts, then seeds, then layers. *out is owned by
  * the caller; the count is returned, or < 0. */

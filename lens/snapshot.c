@@ -330,22 +330,35 @@ static int read_negative(const struct snapshot *s, struct pipe *p, int owner, st
     return rc;
 }
 
-int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_job *job, struct lens_conds *c,
-                   struct dl_err *e)
+/* The first prompt of the file with this negative, under whose number the file has its states. */
+static int owner_of(const struct snapshot *s, const struct pipe *p, const struct lens_job *job, const char *negative)
 {
-    int rc = lens_conds_open(c, p, job->prompt, s->n, job->n_layers, e);
-    for (int i = 0; i < s->n && rc == 0; i++) {
+    for (int i = 0; i < s->n; i++) {
+        const char *own = lens_negative_of(p, &job->prompt[i]);
+        if (own && !strcmp(own, negative)) return i;
+    }
+    return 0;
+}
+
+int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_job *job, int first, int n,
+                   struct lens_conds *c, struct dl_err *e)
+{
+    const struct lens_prompt *prompt = job->prompt + first;
+    int rc = lens_conds_open(c, p, prompt, n, job->n_layers, e);
+    c->first = first;
+    for (int i = 0; i < n && rc == 0; i++) {
         struct text_states st[PIPE_ENCODERS] = {0};
         char prefix[KEY_MAX];
-        snprintf(prefix, sizeof prefix, "p%03d.", i);
+        snprintf(prefix, sizeof prefix, "p%03d.", first + i);
         rc = read_states(s, p, prefix, st, e);
         for (int j = 0; j < job->n_layers && rc == 0; j++)
             rc = pipe_condition(p, st, &job->lens, job->k[j], &c->cond[(int64_t)i * job->n_layers + j], e);
         text_states_close(st);
     }
     for (int i = 0; lens_guided(p, job) && i < c->n_negatives && rc == 0; i++)
-        rc = lens_negative(c, p, job->prompt, i) ? read_negative(s, p, first_with(c, i), &c->negative[i], e)
-                                                 : pipe_cond_open(p, &c->negative[i], e);
+        rc = lens_negative(c, p, prompt, i)
+                 ? read_negative(s, p, owner_of(s, p, job, lens_negative(c, p, prompt, i)), &c->negative[i], e)
+                 : pipe_cond_open(p, &c->negative[i], e);
     if (rc < 0) lens_conds_close(c);
     return rc;
 }

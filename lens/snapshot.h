@@ -44,9 +44,9 @@ const char *snapshot_negative(const struct snapshot *s, int i); /* NULL when the
 /* The seed that prompt i came with; false when there is none. */
 bool snapshot_seed(const struct snapshot *s, int i, uint64_t *seed);
 
-/* Conditions of all the job's prompts at its layers through its lens; negatives too where its guidance asks for them.
- * Shapes must be the model's. */
-int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_job *job, struct lens_conds *c,
-                   struct dl_err *e);
+/* Conditions of the job's prompts [first, first + n) at its layers through its lens; negatives too where its guidance
+ * asks for them. Shapes must be the model's. */
+int snapshot_conds(const struct snapshot *s, struct pipe *p, const struct lens_job *job, int first, int n,
+                   struct lens_conds *c, struct dl_err *e);
 
 #endif

@@ -12,7 +12,7 @@
 
 struct upscaler;
 
-/* Loads job->up.pipe, planned by lens_plan. */
+/* Memory for job->up, planned by lens_plan; its pipe is loaded by the caller before anything is enlarged. */
 int upscaler_open(struct upscaler **u, const struct lens_job *job, struct dl_err *e);
 void upscaler_close(struct upscaler *u); /* NULL is fine; the pipe stays */
 

@@ -237,10 +237,24 @@ int dn_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, str
     return 0;
 }
 
+/* Opens and measures again what dn_unload has let go, to the same plan. */
+static int plan_again(struct pipe *p, struct dl_err *e)
+{
+    struct dn *d = p->dn;
+    struct pipe_gen g = d->gen;
+    struct pipe_plan same;
+    g.batch = d->plan.batch, g.vae_tile = d->plan.vae_tile;
+    if (d->plan.streamed) g.resident = PIPE_RESIDENT_STREAM;
+    d->unloaded = false;
+    return dn_plan(p, &g, &same, e);
+}
+
 int dn_load(struct pipe *p, struct dl_err *e)
 {
     struct dn *d = p->dn;
     struct dl_run *r = &d->run;
+    if (d->keep) return 0;
+    if (d->unloaded && plan_again(p, e) < 0) return -1;
     if (dn_load_weights(p, e) < 0 || dl_run_load(r, &d->vae.weights, e) < 0) return -1;
     if (p->be->alloc(p->ctx, d->plan.keep_bytes, &d->keep, e) < 0 ||
         p->be->alloc(p->ctx, d->plan.work_bytes, &d->work, e) < 0)
@@ -473,20 +487,27 @@ int dn_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pi
     return rc;
 }
 
-void dn_close(struct pipe *p)
+void dn_unload(struct pipe *p)
 {
     struct dn *d = p->dn;
     dl_replay_close(&d->steps_again, &d->run);
     dl_stream_close(d->stream);
-    d->stream = NULL;
     if (d->keep) p->be->free(p->ctx, d->keep);
     if (d->work) p->be->free(p->ctx, d->work);
+    d->stream = NULL, d->keep = d->work = NULL;
     d->net->close(p);
     vae_close(&d->vae);
     net_close(&d->vae_net);
+    d->unloaded = true;
+}
+
+void dn_close(struct pipe *p)
+{
+    struct dn *d = p->dn;
+    dn_unload(p);
     sched_close(d->table);
     free(d->rows);
     free(d->times);
     dl_run_close(&d->run);
-    d->keep = d->work = NULL, d->table = NULL, d->rows = NULL, d->times = NULL;
+    d->table = NULL, d->rows = NULL, d->times = NULL;
 }

@@ -69,7 +69,8 @@ struct dn {
     uint8_t vae_type; /* what it computes in */
     struct net vae_net;
     void *keep, *work;
-    int conds; /* conditions that are there now */
+    bool unloaded; /* the plan stands, but nothing that it measured is there any more */
+    int conds;     /* conditions that are there now */
     /* inside keep: */
     dl_act latent, history, eps;
     dl_act noise;  /* of this step; absent where none is drawn */
@@ -94,6 +95,7 @@ int dn_open_vae(struct pipe *p, struct dl_err *e);
 /* pipe.h's functions of the same names. */
 int dn_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, struct dl_err *e);
 int dn_load(struct pipe *p, struct dl_err *e);
+void dn_unload(struct pipe *p);
 int dn_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
 int dn_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e);
 int dn_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e);

@@ -126,6 +126,8 @@ int pipe_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, s
 
 int pipe_load(struct pipe *p, struct dl_err *e) { return dn_load(p, e); }
 
+void pipe_unload(struct pipe *p) { dn_unload(p); }
+
 int pipe_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e)
 {
     return dn_conditions(p, c, n, e);

@@ -220,7 +220,9 @@ void pipe_drop_text(struct pipe *p);
 /* Whether images of this guidance have negative conditions. */
 bool pipe_guided(const struct pipe *p, float guidance);
 int pipe_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, struct dl_err *e);
+/* Loads what pipe_plan measured; nothing happens when it is there. pipe_unload lets it go, until the next pipe_load. */
 int pipe_load(struct pipe *p, struct dl_err *e);
+void pipe_unload(struct pipe *p);
 int pipe_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
 int pipe_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e);
 /* out [height][width][c]: an upscaler's input from a small picture and noise of this size. */

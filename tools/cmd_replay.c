@@ -31,10 +31,10 @@ struct replay {
     const struct snapshot *file;
 };
 
-static int load(void *user, struct lens_conds *c, struct dl_err *e)
+static int load(void *user, int first, int n, struct lens_conds *c, struct dl_err *e)
 {
     struct replay *r = user;
-    return snapshot_conds(r->file, r->pipe, r->job, c, e);
+    return snapshot_conds(r->file, r->pipe, r->job, first, n, c, e);
 }
 
 static int replay(struct cli *c, void *user, char *path, struct dl_err *e)
@@ -76,8 +76,7 @@ static int replay(struct cli *c, void *user, char *path, struct dl_err *e)
                         .pipe = m.pipe,
                         .job = &job,
                         .plan = &plan,
-                        .conds = load,
-                        .user = &s,
+                        .source = {load, &s},
                         .snapshots = id,
                         .stop = cli_catch_interrupt()};
     rc = gen_run(&g, path, e);

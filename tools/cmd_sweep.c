@@ -35,11 +35,12 @@ static int seen(void *user, int i, const char *text, const struct text_states st
     return 0;
 }
 
-static int encode(void *user, struct lens_conds *c, struct dl_err *e)
+static int encode(void *user, int first, int n, struct lens_conds *c, struct dl_err *e)
 {
     struct sweep *s = user;
-    struct lens_text t = {.prompt = s->job->prompt,
-                          .n_prompts = s->job->n_prompts,
+    struct lens_text t = {.prompt = s->job->prompt + first,
+                          .n_prompts = n,
+                          .first = first,
                           .k = s->job->k,
                           .n_layers = s->job->n_layers,
                           .lens = s->job->lens,
@@ -72,7 +73,7 @@ int sweep_run(struct cli *c, const struct gen_args *a, const struct prompts *ps,
     if (c->dry_run) goto done;
     struct sweep s = {.cli = c, .pipe = m.pipe, .job = &job, .stop = cli_catch_interrupt()};
     struct gen_run g = {
-        .cli = c, .args = a, .pipe = m.pipe, .job = &job, .plan = &plan, .conds = encode, .user = &s, .stop = s.stop};
+        .cli = c, .args = a, .pipe = m.pipe, .job = &job, .plan = &plan, .source = {encode, &s}, .stop = s.stop};
     rc = gen_run(&g, line, e);
 done:
     range_close(&r);

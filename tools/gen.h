@@ -159,7 +159,7 @@ struct gen_figures {
 };
 void gen_figure_made(void *user, const char *path);
 
-/* Everything after the plan: folder, conditions through `conds` (called once, only when images are to be made), images,
+/* Everything after the plan: folder, conditions from `source` (only when images are to be made), images,
  * figures. On success path [4096] has the figures' paths, one a line; of many figures the folder. */
 struct gen_run {
     struct cli *cli;
@@ -167,8 +167,7 @@ struct gen_run {
     struct pipe *pipe;
     struct lens_job *job;
     const struct pipe_plan *plan;
-    int (*conds)(void *user, struct lens_conds *out, struct dl_err *e);
-    void *user;
+    struct lens_source source;
     const char *snapshots; /* SHA-256 of the file that the conditions come from; NULL: the text encoder */
     const volatile sig_atomic_t *stop;
 };

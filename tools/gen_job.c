@@ -330,7 +330,6 @@ static int draw(struct gen_run *g, struct gen_figures *f, struct dl_err *e)
 int gen_run(struct gen_run *g, char *path, struct dl_err *e)
 {
     struct manifest *m = NULL;
-    struct lens_conds conds = {0};
     struct dl_err late = {0};
     struct progress bar;
     if (!g->args->out) return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
@@ -342,19 +341,13 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
         cli_warn(g->cli, "%s: %" PRId64 " finished images are gone or changed and are made again", g->args->out,
                  manifest_n_lost(m));
 
-    int rc = 0;
     progress_open(&bar, g->cli);
     struct lens_progress pr = {.tell = progress_tell, .user = &bar, .stop = g->stop};
-    if (before < images || g->job->save_latents) {
-        rc = g->conds(g->user, &conds, e);
-        pipe_drop_text(g->pipe);
-        if (rc == 0) rc = lens_generate(g->pipe, g->job, g->plan, &conds, m, g->args->out, &pr, e);
-    }
+    int rc = lens_generate(g->pipe, g->job, g->plan, &g->source, m, g->args->out, &pr, e);
     double median, least;
     progress_step_ms(&bar, &median, &least);
     progress_close(&bar);
     int64_t done = manifest_n_done(m);
-    lens_conds_close(&conds);
     if (manifest_close(m, &late) < 0 && rc == 0) rc = dl_fail(e, late.code, "%s", late.msg);
     if (rc < 0 && e->code == DL_EINTERRUPT) {
         *e = (struct dl_err){0};

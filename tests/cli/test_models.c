@@ -254,8 +254,8 @@ static void test_configs(void **state)
          "num_train_timesteps"},
         {"scheduler/scheduler_config.json", "PNDMScheduler", "LMSDiscreteScheduler", "LMSDiscreteScheduler"},
         {"scheduler/scheduler_config.json", "\"epsilon\"", "\"sample\"", "prediction_type"},
-        {"model_index.json", "StableDiffusionPipeline", "FluxPipeline",
-         "this is a FluxPipeline; dlens runs StableDiffusionPipeline"},
+        {"model_index.json", "StableDiffusionPipeline", "KandinskyPipeline",
+         "this is a KandinskyPipeline; dlens runs StableDiffusionPipeline"},
         {"model_index.json", "\"unet\"", "\"prior\"", "names no unet"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

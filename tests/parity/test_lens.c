@@ -5,6 +5,7 @@
 
 #include "engine/rng.h"
 #include "kernels/cpu/cpu.h"
+#include "lens/lens.h"
 #include "pipelines/pipe.h"
 
 #include <errno.h>
@@ -511,18 +512,98 @@ static void test_killed(void **state)
     }
 }
 
+/* ---- rounds: more prompts than conditions may be held at once ---- */
+
+struct rounds {
+    struct pipe *p;
+    const struct lens_job *job;
+    int calls;
+};
+
+static int encode_round(void *user, int first, int n, struct lens_conds *c, struct dl_err *err)
+{
+    struct rounds *r = user;
+    r->calls++;
+    assert_int_equal(n, 1);
+    return lens_encode(r->p,
+                       &(struct lens_text){.prompt = r->job->prompt + first,
+                                           .n_prompts = n,
+                                           .first = first,
+                                           .k = r->job->k,
+                                           .n_layers = r->job->n_layers,
+                                           .lens = r->job->lens,
+                                           .guided = true},
+                       c, err);
+}
+
+static void test_rounds(void **state)
+{
+    (void)state;
+    char dir[FOLDER_PATH + 32];
+    const struct dl_backend *be;
+    struct dl_ctx *ctx;
+    struct lens_prompt list[PROMPTS];
+    struct manifest_prompt mp[PROMPTS];
+    struct manifest_image *im;
+    struct manifest *m;
+    struct pipe_plan plan;
+    struct rounds r = {0};
+    const int k[LAYERS] = {0, 1, 2, 3, 4};
+    uint64_t seed = 17;
+    for (int i = 0; i < PROMPTS; i++) {
+        list[i] = (struct lens_prompt){
+            .text = (char *)prompts[i], .negative = (char *)negatives[i], .seeds = &seed, .n_seeds = 1};
+        mp[i] = (struct manifest_prompt){.text = prompts[i], .negative = negatives[i]};
+    }
+    struct lens_job job = {
+        .prompt = list,
+        .n_prompts = PROMPTS,
+        .k = k,
+        .n_layers = LAYERS,
+        .lens = {.norm = true},
+        .rng = RNG_TORCH_CPU,
+        .save_latents = true,
+        .gen = {.width = 64, .height = 64, .steps = STEPS, .guidance = 7.5f, .type = DL_F32, .vae_type = -1},
+        .round_bytes = 1};
+    place(dir, "rounds");
+    must(cpu_open(&be, &ctx, &(struct dl_cpu_opts){.threads = 2}, e));
+    must(pipe_open(&r.p, model, &(struct pipe_opts){.be = be, .ctx = ctx, .text = TEXT_HF5}, e));
+    r.job = &job;
+    must(lens_plan(r.p, &job, &plan, e));
+    int64_t n;
+    must(n = lens_images(&job, &im, e));
+    json_t *settings = json_object();
+    must(manifest_open(&m, dir,
+                       &(struct manifest_spec){.dlens = "test",
+                                               .command = "sweep",
+                                               .model = {"t", "t", "t", "t"},
+                                               .settings = settings,
+                                               .prompt = mp,
+                                               .n_prompts = PROMPTS,
+                                               .layer = k,
+                                               .n_layers = LAYERS,
+                                               .image = im,
+                                               .n_images = n},
+                       e));
+    must(lens_generate(r.p, &job, &plan, &(struct lens_source){encode_round, &r}, m, dir, NULL, e));
+    must(manifest_close(m, e));
+    assert_int_equal(r.calls, PROMPTS);
+    for (int i = 0; i < PROMPTS; i++)
+        for (int j = 0; j < LAYERS; j++) same_image(dir, i, whole, i, seed, k[j]);
+    free(im);
+    json_decref(settings);
+    pipe_close(r.p);
+    be->close(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_images_differ),
-        cmocka_unit_test(test_layer_by_layer),
-        cmocka_unit_test(test_prompt_by_prompt),
-        cmocka_unit_test(test_replay),
-        cmocka_unit_test(test_batches_and_threads),
-        cmocka_unit_test(test_batches_bf16),
-        cmocka_unit_test(test_sequential),
-        cmocka_unit_test(test_no_allocation),
-        cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_images_differ),       cmocka_unit_test(test_layer_by_layer),
+        cmocka_unit_test(test_prompt_by_prompt),    cmocka_unit_test(test_replay),
+        cmocka_unit_test(test_batches_and_threads), cmocka_unit_test(test_batches_bf16),
+        cmocka_unit_test(test_sequential),          cmocka_unit_test(test_rounds),
+        cmocka_unit_test(test_no_allocation),       cmocka_unit_test(test_killed),
     };
     return cmocka_run_group_tests(tests, make_whole, remove_whole);
 }
