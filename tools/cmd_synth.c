@@ -11,10 +11,10 @@ static const char help[] =
     "Writes a synthetic checkpoint in diffusers layout: the tensors and configs of a real model with random values of\n"
     "sane size, for tests and benchmarks without a download. The same options give the same bytes everywhere.\n"
     "\n"
-    "  --like NAME       the model to imitate: sd15, sd21 or sdxl\n"
+    "  --like NAME       the model to imitate: sd15, sd21, sdxl, if, if-m, if-xl, if2, flux or flux-dev\n"
     "  --scale SCALE     tiny (default, about 2 MB) or full (the real size)\n"
     "  --out DIR         the folder to write\n"
-    "  --tokenizer DIR   take vocab.json and merges.txt from this folder instead of making up a small vocabulary\n"
+    "  --tokenizer DIR   take vocab.json and merges.txt, or spiece.model, from this folder instead of making them up\n"
     "  --dtype TYPE      f32 (default), f16 or bf16\n"
     "  --seed N          another seed gives other values (default 0)\n"
     "  --json, --quiet, --help\n";

@@ -137,7 +137,7 @@ int synth_join(char *out, size_t cap, const char *a, const char *b, struct dl_er
     return dl_fail(e, DL_EUSAGE, "%.200s...: this folder's name is too long", a);
 }
 
-const char *synth_names(void) { return "sd15, sd21, sdxl"; }
+const char *synth_names(void) { return "sd15, sd21, sdxl, if, if-m, if-xl, if2, flux, flux-dev"; }
 
 /* A folder with a model that is not synthetic stays as it is. */
 static int check_folder(const char *out, struct dl_err *e)
@@ -161,5 +161,11 @@ int synth_write(const struct synth_opts *o, struct dl_err *e)
     if (!strcmp(o->like, "sd15")) return synth_sd(o, false, e);
     if (!strcmp(o->like, "sd21")) return synth_sd(o, true, e);
     if (!strcmp(o->like, "sdxl")) return synth_sdxl(o, e);
+    if (!strcmp(o->like, "if")) return synth_if(o, 1, 'L', e);
+    if (!strcmp(o->like, "if-m")) return synth_if(o, 1, 'M', e);
+    if (!strcmp(o->like, "if-xl")) return synth_if(o, 1, 'X', e);
+    if (!strcmp(o->like, "if2")) return synth_if(o, 2, 'L', e);
+    if (!strcmp(o->like, "flux")) return synth_flux(o, false, e);
+    if (!strcmp(o->like, "flux-dev")) return synth_flux(o, true, e);
     return dl_fail(e, DL_EUSAGE, "--like %s: not known; synth makes checkpoints like %s", o->like, synth_names());
 }

@@ -22,7 +22,7 @@ struct synth_opts {
     const char *like; /* one of synth_names() */
     bool full;        /* the real model's size; otherwise a small one of about 2 MB */
     const char *out;  /* folder, made with those above it; a synthetic model in it is replaced, any other refused */
-    const char *tokenizer; /* folder with vocab.json and merges.txt, copied; NULL: a small vocabulary is made up */
+    const char *tokenizer; /* folder with vocab.json and merges.txt, or spiece.model, copied; NULL: one is made up */
     int type;              /* DL_F32, DL_F16 or DL_BF16 */
     uint64_t seed;
     bool hollow; /* no values: the files have the right length and no room on the disk, and read as zeros */
@@ -80,6 +80,11 @@ void synth_values(const struct synth_tensor *t, const struct synth_plan *p, uint
 /* Writes all tensors of a list into one safetensors file marked as synthetic. plan is called for each tensor. */
 int synth_tensors(const char *path, const struct synth_list *l, const struct synth_opts *o,
                   struct synth_plan (*plan)(void *user, const struct synth_tensor *t), void *user, struct dl_err *e);
+/* The same into <folder>/<stem>.safetensors, or, where that would be larger than 10 GB (stem "model": 5 GB), into
+ * shards with an index. */
+typedef struct synth_plan synth_planner(void *user, const struct synth_tensor *t);
+int synth_shards(const char *folder, const char *stem, const struct synth_list *l, const struct synth_opts *o,
+                 synth_planner *plan, void *user, struct dl_err *e);
 
 /* Makes a folder and those above it. */
 int synth_folder(const char *path, struct dl_err *e);
@@ -115,7 +120,36 @@ int synth_vae(const struct synth_opts *o, const char *folder, struct dl_err *e);
 int synth_sd(const struct synth_opts *o, bool v2, struct dl_err *e);
 /* The same of Stable Diffusion XL. */
 int synth_sdxl(const struct synth_opts *o, struct dl_err *e);
-/* FLUX.1's transformer alone, with its config: <out>/transformer. */
+/* A T5 encoder, <out>/<folder>: config and weights. */
+struct synth_t5 {
+    int width, ff, layers, heads, head_dim, vocab;
+};
+int synth_t5(const struct synth_opts *o, const char *folder, const struct synth_t5 *s, struct dl_err *e);
+/* Writes the T5 tokenizer <out>/<folder>, made up or copied. *vocab: in, the size of the model's token table, or 0;
+ * then, out, what this vocabulary needs. */
+int synth_t5_tokenizer(const struct synth_opts *o, const char *folder, int *vocab, struct dl_err *e);
+/* Copies a file of --tokenizer; absent is fine where it may be. `expected` says what such a folder holds. Returns 1
+ * when copied, 0 when absent, -1. */
+int synth_copy(const char *from, const char *to, const char *file, bool optional, const char *expected,
+               struct dl_err *e);
+/* The words of the small vocabularies, with a space between them. */
+extern const char synth_words[];
+
+/* DeepFloyd IF: stage I, or (stage 2) the one that enlarges; `size` is 'M', 'L' or 'X' (XL). */
+int synth_if(const struct synth_opts *o, int stage, char size, struct dl_err *e);
+
+/* One of IF's UNets. */
+struct synth_if_unet {
+    const char *channels, *layers, *down, *up; /* JSON; block types from outside in, and back */
+    const char *temb;                          /* width of the time embedding, or null */
+    int stage, head, cross, text, pool, groups, sample;
+};
+/* Its config.json alone, in <folder>. */
+int synth_if_unet_config(const char *folder, const struct synth_if_unet *s, struct dl_err *e);
+
+/* FLUX.1 schnell, or dev: everything. */
+int synth_flux(const struct synth_opts *o, bool dev, struct dl_err *e);
+/* Its transformer alone, with its config: <out>/transformer. */
 int synth_flux_transformer(const struct synth_opts *o, bool dev, struct dl_err *e);
 
 #endif

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const char words[] =
+const char synth_words[] =
     "a an the of in on at and with by to for from is are was as it its one two three red green blue yellow black white "
     "dark bright big small old new cat dog bird fish horse bear man woman people child tree house car boat train sky "
     "sea ocean river mountain snow beach street city night day sun moon light water fire photo painting drawing "
@@ -69,7 +69,7 @@ static void make_words(struct vocabulary *v)
 {
     add_bytes(v, "");
     add_bytes(v, "</w>");
-    for (const char *w = words; *w;) {
+    for (const char *w = synth_words; *w;) {
         int len = (int)strcspn(w, " ");
         add_word(v, w, len);
         w += len + (w[len] == ' ');
@@ -117,8 +117,8 @@ static int write_vocabulary(const char *folder, const struct vocabulary *v, int 
 
 enum { MAX_FILE = 64 << 20 };
 
-/* Copies a file; absent is fine where it may be. Returns 1 when copied, 0 when absent, -1. */
-static int copy(const char *from, const char *to, const char *file, bool optional, struct dl_err *e)
+int synth_copy(const char *from, const char *to, const char *file, bool optional, const char *expected,
+               struct dl_err *e)
 {
     char a[4096], b[4096];
     snprintf(a, sizeof a, "%s/%s", from, file);
@@ -126,8 +126,8 @@ static int copy(const char *from, const char *to, const char *file, bool optiona
     FILE *in = fopen(a, "rb");
     if (!in && optional && errno == ENOENT) return 0;
     if (!in)
-        return dl_fail(e, DL_EINPUT, "%s: cannot read: %s; --tokenizer takes a folder with vocab.json and merges.txt",
-                       a, strerror(errno));
+        return dl_fail(e, DL_EINPUT, "%s: cannot read: %s; --tokenizer takes a folder with %s", a, strerror(errno),
+                       expected);
     FILE *out = fopen(b, "wb");
     if (!out) {
         fclose(in);
@@ -199,12 +199,13 @@ int synth_tokenizer(const struct synth_opts *o, const char *name, const char *pa
     if (synth_folder(folder, e) < 0 || write_settings(folder, pad, e) < 0) return -1;
     int want = *vocab;
     if (o->tokenizer) {
-        if (copy(o->tokenizer, folder, "vocab.json", false, e) < 0 ||
-            copy(o->tokenizer, folder, "merges.txt", false, e) < 0)
+        static const char files[] = "vocab.json and merges.txt";
+        if (synth_copy(o->tokenizer, folder, "vocab.json", false, files, e) < 0 ||
+            synth_copy(o->tokenizer, folder, "merges.txt", false, files, e) < 0)
             return -1;
         bool settings = !strcmp(name, "tokenizer"); /* a second tokenizer has its own */
-        if (settings && copy(o->tokenizer, folder, "special_tokens_map.json", true, e) < 0) return -1;
-        if (settings && copy(o->tokenizer, folder, "tokenizer_config.json", true, e) < 0) return -1;
+        if (settings && synth_copy(o->tokenizer, folder, "special_tokens_map.json", true, files, e) < 0) return -1;
+        if (settings && synth_copy(o->tokenizer, folder, "tokenizer_config.json", true, files, e) < 0) return -1;
         return read_vocabulary(folder, want, vocab, e);
     }
     struct vocabulary *v = calloc(1, sizeof *v);
