@@ -10,18 +10,21 @@ static uint64_t key_of(int nr, int halves, int t)
     return CPU_FORM(CPU_FORM_PANELS + (nr == SIMD_NR_MAX) * 2 + (halves - 1), t);
 }
 
-/* Rows [from, from + n) of the first dimension as f32 rounded to t. */
-static void read_rows(const struct dl_w *w, int t, int64_t from, int64_t n, float *dst)
+/* Rows [from, from + n) of the first dimension as f32 rounded to t, at pitch ld. */
+static void read_rows(const struct dl_w *w, int t, int64_t from, int64_t n, float *dst, int64_t ld)
 {
     int64_t size = dl_w_count(w) / w->dim[0], first = 0;
     for (int i = 0; i < w->n_parts && n > 0; first += w->part[i].rows, i++) {
         const struct dl_wpart *p = &w->part[i];
         if (from >= first + p->rows) continue;
-        int64_t rows = first + p->rows - from < n ? first + p->rows - from : n, count = rows * size;
-        dl_convert(dst, DL_F32, (const uint8_t *)p->file + (from - first) * size * dl_type_bytes(p->t), p->t, count);
-        for (int64_t j = 0; j < count && t == DL_BF16 && p->t != t; j++) dst[j] = dl_bf16_to(dl_bf16_of(dst[j]));
-        for (int64_t j = 0; j < count && t == DL_F16 && p->t != t; j++) dst[j] = dl_f16_to(dl_f16_of(dst[j]));
-        from += rows, n -= rows, dst += count;
+        int64_t rows = first + p->rows - from < n ? first + p->rows - from : n;
+        const uint8_t *src = (const uint8_t *)p->file + (from - first) * size * dl_type_bytes(p->t);
+        for (int64_t i = 0; i < rows; i++, dst += ld, src += size * dl_type_bytes(p->t)) {
+            dl_convert(dst, DL_F32, src, p->t, size);
+            for (int64_t j = 0; j < size && t == DL_BF16 && p->t != t; j++) dst[j] = dl_bf16_to(dl_bf16_of(dst[j]));
+            for (int64_t j = 0; j < size && t == DL_F16 && p->t != t; j++) dst[j] = dl_f16_to(dl_f16_of(dst[j]));
+        }
+        from += rows, n -= rows;
     }
 }
 
@@ -33,19 +36,20 @@ static int fill_panels(struct dl_pack *p, const struct dl_w *w, void *arg, struc
     int64_t nr = form & 2 ? SIMD_NR_MAX : SIMD_NR_MAX / 2, halves = (form & 1) + 1;
     int64_t in = w->dim[1], taps = w->nd == 4 ? w->dim[2] * w->dim[3] : 1, out = w->dim[0] / halves;
     int64_t panels = (out + nr - 1) / nr, size = taps * in;
+    int64_t ld = size + BLOCK; /* keeps the rows of a panel in different sets of the cache */
     for (int i = 0; i < w->n_parts; i++)
         if (!w->part[i].file)
             return dl_fail(e, DL_EFAIL, "weight %s: only its shape is known, not its values", w->name);
-    float *rows = malloc((size_t)(nr * size) * sizeof *rows), *d = p->data;
+    float *rows = malloc((size_t)(nr * ld) * sizeof *rows), *d = p->data;
     if (!rows) return dl_fail(e, DL_ENOMEM, "no memory to reorder weight %s", w->name);
     for (int64_t q = 0; q < halves * panels; q++, d += size * nr) {
         int64_t first = q % panels * nr, n = out - first < nr ? out - first : nr;
-        read_rows(w, t, q / panels * out + first, n, rows);
-        memset(rows + n * size, 0, (size_t)((nr - n) * size) * sizeof *rows);
+        read_rows(w, t, q / panels * out + first, n, rows, ld);
+        memset(rows + n * ld, 0, (size_t)((nr - n) * ld) * sizeof *rows);
         for (int64_t c0 = 0; c0 < in; c0 += BLOCK)
             for (int64_t k = 0; k < taps; k++)
                 for (int64_t c = c0; c < in && c < c0 + BLOCK; c++)
-                    for (int64_t j = 0; j < nr; j++) d[(k * in + c) * nr + j] = rows[j * size + c * taps + k];
+                    for (int64_t j = 0; j < nr; j++) d[(k * in + c) * nr + j] = rows[j * ld + c * taps + k];
     }
     free(rows);
     return 0;

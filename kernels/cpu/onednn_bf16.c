@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { M_BLOCK = 256, N_PART = 320, N_PART_SMALL = 160, KINDS = 3 };
+enum { M_BLOCK = 256, N_PART = 320, N_PART_SMALL = 160, N_PART_WIDE = 128, WIDE = 2048, KINDS = 3 };
 
 struct bf {
     struct dl_run *r;
@@ -56,28 +56,40 @@ static int64_t form_at(const struct form *f, int64_t half, int64_t part)
     return half * ((f->parts - 1) * full + tail) + part * full;
 }
 
+/* Rows [from, from + n) of the weight as bf16: where they lie in the file, or converted into tmp [n][k]. */
+static const uint16_t *rows_at(const struct form *f, const struct dl_w *w, int64_t from, int64_t n, uint16_t *tmp)
+{
+    int64_t first = 0, done = 0;
+    for (int i = 0; i < w->n_parts && done < n; first += w->part[i].rows, i++) {
+        const struct dl_wpart *p = &w->part[i];
+        int64_t at = from + done - first, rows = p->rows - at;
+        if (rows <= 0) continue;
+        if (rows > n - done) rows = n - done;
+        const uint8_t *src = (const uint8_t *)p->file + at * f->k * dl_type_bytes(p->t);
+        if (rows == n && p->t == DL_BF16 && (uintptr_t)src % 2 == 0) return (const uint16_t *)(const void *)src;
+        f->s->affine(tmp + done * f->k, DL_BF16, src, p->t, NULL, NULL, rows * f->k, DL_NONE);
+        done += rows;
+    }
+    return tmp;
+}
+
 static int fill_form(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
 {
     const struct form *f = arg;
     for (int i = 0; i < w->n_parts; i++)
         if (!w->part[i].file)
             return dl_fail(e, DL_EFAIL, "weight %s: only its shape is known, not its values", w->name);
-    uint16_t *all = malloc((size_t)dl_w_count(w) * sizeof *all);
-    if (!all) return dl_fail(e, DL_ENOMEM, "no memory to reorder weight %s", w->name);
-    uint16_t *at = all;
-    for (int i = 0; i < w->n_parts; i++) {
-        int64_t n = w->part[i].rows * f->k;
-        f->s->affine(at, DL_BF16, w->part[i].file, w->part[i].t, NULL, NULL, n, DL_NONE);
-        at += n;
-    }
+    uint16_t *tmp = malloc((size_t)(f->part * f->k) * sizeof *tmp);
+    if (!tmp) return dl_fail(e, DL_ENOMEM, "no memory to reorder weight %s", w->name);
     int err = 0;
     for (int64_t h = 0; h < f->halves; h++)
         for (int64_t j = 0; j < f->parts && !err; j++) {
             const struct prim *prim = f->prim[f->prim[1] && j == f->parts - 1];
-            err = prim_pack(prim, all + (h * f->out + j * f->part) * f->k, f->k, (uint8_t *)p->data + form_at(f, h, j),
-                            e);
+            int64_t from = j * f->part, n = f->out - from < f->part ? f->out - from : f->part;
+            const uint16_t *rows = rows_at(f, w, h * f->out + from, n, tmp);
+            err = prim_pack(prim, rows, f->k, (uint8_t *)p->data + form_at(f, h, j), e);
         }
-    free(all);
+    free(tmp);
     return err;
 }
 
@@ -191,6 +203,8 @@ bool onednn_gemm(struct dl_run *r, const struct simd *s, const struct dl_gemm *a
     g.block = pixels < M_BLOCK ? pixels : M_BLOCK;
     g.blocks = (pixels + g.block - 1) / g.block;
     if (pixels < M_BLOCK) g.part = N_PART_SMALL;
+    /* There are items enough, and oneDNN pads parts to multiples of 64. */
+    if (pixels < M_BLOCK && a->y.c >= WIDE && a->y.c % N_PART_WIDE == 0) g.part = N_PART_WIDE;
     g.parts = (a->y.c + g.part - 1) / g.part;
     int64_t layout = g.block * 2;
     if (!bf_prims(&g, layout) || !dl_run_ok(r)) return !dl_run_ok(r);

@@ -237,9 +237,63 @@ int64_t prim_w_bytes(const struct prim *p) { return p->w_bytes; }
 
 int64_t prim_scratch_bytes(const struct prim *p) { return p->scratch_bytes; }
 
+/* The layout in which oneDNN 2 and 3 want a matmul's bf16 weight: [k][n] in blocks [kb / 2][nb][2], kb terms of nb
+ * columns, zero beyond the matrix; strides in elements from block to block. */
+struct blocks {
+    int64_t kb, nb, k_stride, n_stride, k_pad, n_pad;
+};
+
+static bool blocks_of(struct blocks *b, md_ref md)
+{
+    const int64_t *inner, *which, *strides, *padded;
+#if DNNL_VERSION_MAJOR >= 3
+    const dnnl_dims_t *v[4];
+    dnnl_query_t what[4] = {dnnl_query_inner_blks, dnnl_query_inner_idxs, dnnl_query_strides, dnnl_query_padded_dims};
+    dnnl_format_kind_t kind;
+    int nd, n;
+    if (dnnl_memory_desc_query(md, dnnl_query_format_kind, &kind) != dnnl_success || kind != dnnl_blocked ||
+        dnnl_memory_desc_query(md, dnnl_query_ndims_s32, &nd) != dnnl_success || nd != 2 ||
+        dnnl_memory_desc_query(md, dnnl_query_inner_nblks_s32, &n) != dnnl_success || n != 3)
+        return false;
+    for (int i = 0; i < 4; i++)
+        if (dnnl_memory_desc_query(md, what[i], &v[i]) != dnnl_success) return false;
+    inner = *v[0], which = *v[1], strides = *v[2], padded = *v[3];
+#else
+    const dnnl_blocking_desc_t *d = &md->format_desc.blocking;
+    if (md->format_kind != dnnl_blocked || md->ndims != 2 || d->inner_nblks != 3 || md->offset0 || md->extra.flags)
+        return false;
+    inner = d->inner_blks, which = d->inner_idxs, strides = d->strides, padded = md->padded_dims;
+#endif
+    if (which[0] != 0 || which[1] != 1 || which[2] != 0 || inner[2] != 2) return false;
+    *b = (struct blocks){inner[0] * 2, inner[1], strides[0], strides[1], padded[0], padded[1]};
+    return true;
+}
+
+/* oneDNN's own reorder, several times as fast: w [n][k] of pitch ldw, n columns of k terms. */
+static void pack_blocks(const struct blocks *b, const uint16_t *w, int64_t n, int64_t k, int64_t ldw, uint16_t *to)
+{
+    enum { LINES = 4 }; /* blocks that are read along a row while it is at hand */
+    for (int64_t n0 = 0; n0 < b->n_pad; n0 += b->nb)
+        for (int64_t k0 = 0; k0 < b->k_pad; k0 += LINES * b->kb)
+            for (int64_t c = 0; c < b->nb; c++)
+                for (int64_t kk = k0; kk < b->k_pad && kk < k0 + LINES * b->kb; kk += b->kb) {
+                    uint16_t *d = to + kk / b->kb * b->k_stride + n0 / b->nb * b->n_stride + 2 * c;
+                    const uint16_t *from = w + (n0 + c) * ldw + kk;
+                    bool whole = n0 + c < n && kk + b->kb <= k;
+                    for (int64_t i = 0; i < b->kb && whole; i += 2) memcpy(d + i * b->nb, from + i, 4);
+                    for (int64_t i = 0; i < b->kb && !whole; i++)
+                        d[(i & ~(int64_t)1) * b->nb + (i & 1)] = n0 + c < n && kk + i < k ? from[i] : 0;
+                }
+}
+
 int prim_pack(const struct prim *p, const uint16_t *w, int64_t ldw, void *packed, struct dl_err *e)
 {
     const struct prim_key *k = &p->key;
+    struct blocks blocks;
+    if (!k->taps && blocks_of(&blocks, md_of(p->pd, dnnl_query_weights_md))) {
+        pack_blocks(&blocks, w, k->n, k->k, ldw, packed);
+        return 0;
+    }
     int64_t side = k->taps == 9 ? 3 : 1, cd[4] = {k->n, k->k, side, side}, cs[4] = {k->k * k->taps, k->taps, side, 1};
     int64_t md[2] = {k->k, k->n}, ms[2] = {1, ldw};
     md_own from = {0};
