@@ -34,6 +34,8 @@ struct pipe_encoder {
     int blocks;         /* N: hidden states are k = 0..N */
     int width, tokens;  /* of one hidden state [tokens][width]; tokens as --max-tokens leaves them */
     int pooled;         /* width of its pooled vector; 0: the product model uses none */
+    int left_out;       /* last blocks that the ordinary image does without, and without the norm (SDXL: 1) */
+    bool clip_skip;     /* other programs can choose its layer, for the same purpose */
 };
 
 /* Where the pooled vector of a model that has one beside its text comes from, when the encoder that gives it is looked
@@ -43,6 +45,7 @@ enum pipe_pooled { PIPE_POOLED_LENS, PIPE_POOLED_FULL, PIPE_POOLED_EMPTY };
 /* How a prompt is looked at. */
 struct pipe_lens {
     int encoder;       /* the one studied */
+    bool both;         /* PIPE_BOTH: the other one as well, at the same depth (pipe_depth) */
     bool norm;         /* its final norm is applied to the chosen state */
     bool other_prompt; /* the encoder that is not studied is fed the prompt, and not "" */
     enum pipe_pooled pooled;
@@ -57,6 +60,7 @@ enum pipe_option {
     PIPE_CLEAN_CAPTION = 16,
     PIPE_CROP = 32, /* original and target size, crop */
     PIPE_RESIDENT = 64,
+    PIPE_BOTH = 128, /* both encoders looked through */
 };
 
 struct pipe_defaults {
@@ -214,6 +218,9 @@ int pipe_encode(struct pipe *p, const char *text, const struct pipe_lens *l, str
  * as pipe_encode left it, or read from a file: then `final` may be NULL. pipe_cond_close frees. */
 int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], const struct pipe_lens *l, int k,
                    struct pipe_cond *c, struct dl_err *e);
+/* The state of encoder q that stands beside state k of encoder `of` where both are looked through: as far from its ends,
+ * the ordinary state N - 1 beside N - 1, the last beside the last. */
+int pipe_depth(const struct pipe *p, int of, int k, int q);
 /* A condition of zeros: the negative of a model with zero_negative. */
 int pipe_cond_open(const struct pipe *p, struct pipe_cond *c, struct dl_err *e);
 void pipe_drop_text(struct pipe *p);

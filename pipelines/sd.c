@@ -154,6 +154,7 @@ static int sd_open(struct pipe *p, struct dl_err *e)
                        p->dir.path, s->unet_cfg.in_c, s->unet_cfg.out_c, s->dn.vae_cfg.latent_c);
 
     p->encoder[0] = enc_clip_facts(&s->enc);
+    p->encoder[0].clip_skip = true;
     p->n_encoders = 1;
     p->cond_tokens = s->enc.tokens, p->cond_width = s->enc.cfg.width;
     p->latent_c = s->dn.vae_cfg.latent_c, p->latent_factor = vae_factor(&s->dn.vae_cfg);

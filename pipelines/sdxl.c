@@ -52,7 +52,7 @@ static int sdxl_encode(struct pipe *p, const char *text, const struct pipe_lens 
 {
     struct sdxl *s = p->impl;
     const char *feed[2] = {text, text};
-    if (l && !l->other_prompt) feed[!l->encoder] = "";
+    if (l && !l->both && !l->other_prompt) feed[!l->encoder] = "";
     if (enc_clip_encode(&s->enc[0], p, feed[0], &st[0], e) < 0) return -1;
     if (encode_pooled(p, feed[1], &st[1], e) < 0) return -1;
     return pooled_empty(p, &st[1].pooled_empty, e);
@@ -63,8 +63,8 @@ static int seen_state(struct pipe *p, const struct text_states *st, const struct
                       struct dl_err *e)
 {
     struct sdxl *s = p->impl;
-    bool studied = l && l->encoder == q;
-    const float *state = state_of(st, studied ? k : st->blocks - 1);
+    bool studied = l && (l->both || l->encoder == q);
+    const float *state = state_of(st, studied ? pipe_depth(p, l->encoder, k, q) : st->blocks - 1);
     if (studied && l->norm) return enc_clip_norm(&s->enc[q], p, state, out, e);
     memcpy(out, state, (size_t)st->tokens * (size_t)st->width * sizeof *out);
     return 0;
@@ -264,10 +264,13 @@ static int sdxl_open(struct pipe *p, struct dl_err *e)
     p->zero_negative = cfg_bool(p->dir.index, "force_zeros_for_empty_prompt", true);
     if (cfg_check(p->dir.index, e) < 0) return -1;
 
-    for (int q = 0; q < 2; q++) p->encoder[q] = enc_clip_facts(&s->enc[q]);
+    for (int q = 0; q < 2; q++) {
+        p->encoder[q] = enc_clip_facts(&s->enc[q]);
+        p->encoder[q].clip_skip = true, p->encoder[q].left_out = 1;
+    }
     p->encoder[1].pooled = s->enc[1].cfg.projection;
     p->n_encoders = 2, p->studied = 1;
-    p->honours = PIPE_OTHER | PIPE_POOLED | PIPE_CROP;
+    p->honours = PIPE_OTHER | PIPE_POOLED | PIPE_CROP | PIPE_BOTH;
     p->cond_tokens = s->enc[0].tokens, p->cond_width = s->unet_cfg.cross_dim, p->cond_pooled = s->unet_cfg.pooled;
     p->latent_c = s->dn.vae_cfg.latent_c, p->latent_factor = vae_factor(&s->dn.vae_cfg);
     p->size_multiple = p->latent_factor;

@@ -66,27 +66,31 @@ static void part(void *user, const char *name, const struct st_set *files)
                st_set_file_count(files) == 1 ? "" : "s");
 }
 
-/* The layers under the names that other programs give them. diffusers' clip_skip = s feeds the state s blocks before
- * the last one; stable-diffusion.cpp and ComfyUI count the last as 1 and -1. */
+/* The layers of the encoder that is studied by default, under the names that other programs give them where they can
+ * choose it. diffusers' clip_skip = s feeds the state s blocks before the ordinary one; stable-diffusion.cpp and
+ * ComfyUI count the last as 1 and -1. */
 static void aliases(const struct pipe *p)
 {
-    int n = p->encoder[0].blocks;
-    printf("\nlayers of %s: k is the position in hidden_states; the norm is applied to every one\n",
-           p->encoder[0].folder);
-    printf("  %4s  %14s  %9s  %20s  %22s  %s\n", "k", "tutorial block", "diffusers", "stable-diffusion.cpp", "ComfyUI",
-           "");
+    const struct pipe_encoder *enc = &p->encoder[p->studied];
+    int n = enc->blocks, ordinary = n - enc->left_out;
+    printf("\nlayers of %s: k is the position in hidden_states; the norm is applied to every one\n", enc->folder);
+    printf("  %4s  %14s", "k", "tutorial block");
+    if (enc->clip_skip) printf("  %9s  %20s  %22s", "diffusers", "stable-diffusion.cpp", "ComfyUI");
+    printf("\n");
     for (int k = 0; k <= n; k++) {
         char block[16] = "-", skip[32] = "-", sd[32] = "-", comfy[40] = "-";
         if (k > 0) {
             snprintf(block, sizeof block, "%d", k - 1);
-            snprintf(skip, sizeof skip, k == n ? "none" : "skip %d", n - k);
+            if (k <= ordinary) snprintf(skip, sizeof skip, k == ordinary ? "none" : "skip %d", ordinary - k);
             snprintf(sd, sizeof sd, "clip-skip %d", n - k + 1);
             snprintf(comfy, sizeof comfy, "stop_at_clip_layer %d", k - n - 1);
         }
-        printf("  %4d  %14s  %9s  %20s  %22s  %s\n", k, block, skip, sd, comfy,
-               k == 0   ? "embeddings"
-               : k == n ? "the ordinary image"
-                        : "");
+        printf("  %4d  %14s", k, block);
+        if (enc->clip_skip) printf("  %9s  %20s  %22s", skip, sd, comfy);
+        printf("%s\n", k == 0          ? "  embeddings"
+                       : k != ordinary ? ""
+                       : enc->left_out ? "  the ordinary image with --norm off --other prompt"
+                                       : "  the ordinary image");
     }
 }
 
@@ -109,7 +113,7 @@ static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
     m.pipe->report = fault, m.pipe->report_user = &i;
     json_object_set_new(c->result, "model", cli_string(m.pipe->dir.path));
     json_object_set_new(c->result, "class", cli_string(m.pipe->dir.class_name));
-    json_object_set_new(c->result, "blocks", json_integer(m.pipe->encoder[0].blocks));
+    json_object_set_new(c->result, "blocks", json_integer(m.pipe->encoder[m.pipe->studied].blocks));
     if (!c->json) printf("%s: %s\n", m.pipe->dir.path, m.pipe->dir.class_name);
     rc = pipe_check(m.pipe, part, &i, e);
     if (!c->json && i.told > FAULTS_TOLD) printf("  and %d more (--json lists all)\n", i.told - FAULTS_TOLD);

@@ -15,7 +15,7 @@ static int open_upscaler(const struct gen_args *a, const struct pipe_opts *o, st
     if (pipe_open(&m->upscaler, a->upscale, o, e) < 0) return -1;
     const struct pipe *u = m->upscaler;
     if (!u->upscales)
-        return dl_fail(e, DL_EUSAGE, "--upscale %s: this is a %s, and not a second stage, which enlarges pictures",
+        return dl_fail(e, DL_EUSAGE, "--upscale %s: this is no second stage, which enlarges pictures, but %s",
                        a->upscale, u->dir.class_name);
     if (u->cond_width != m->pipe->cond_width)
         return dl_fail(e, DL_EINPUT, "--upscale %s: it takes text of width %d, and %s gives %d", a->upscale,
@@ -81,7 +81,7 @@ static int refuse_foreign(const struct gen_args *a, const struct pipe *p, struct
 
 static int pick_encoder(const struct gen_args *a, const struct pipe *p, struct dl_err *e)
 {
-    if (!a->encoder) return p->studied;
+    if (!a->encoder || (!strcmp(a->encoder, "both") && p->honours & PIPE_BOTH)) return p->studied;
     for (int i = 0; i < p->n_encoders; i++) {
         char number[16];
         snprintf(number, sizeof number, "%d", i + 1);
@@ -96,7 +96,14 @@ int gen_lens(const struct gen_args *a, const struct pipe *p, struct pipe_lens *l
     if (refuse_foreign(a, p, e) < 0) return -1;
     *l = (struct pipe_lens){
         .encoder = pick_encoder(a, p, e), .norm = a->norm, .other_prompt = a->other_prompt, .pooled = a->pooled};
-    return l->encoder < 0 ? -1 : 0;
+    if (l->encoder < 0) return -1;
+    l->both = a->encoder && !strcmp(a->encoder, "both");
+    if (l->both && a->given & PIPE_OTHER)
+        return dl_fail(e, DL_EUSAGE, "--other: with --encoder both there is no other encoder");
+    if (a->given & PIPE_POOLED && !p->encoder[l->encoder].pooled)
+        return dl_fail(e, DL_EUSAGE, "--pooled: the pooled vector is that of %s, and %s is studied (see --other)",
+                       p->encoder[!l->encoder].folder, p->encoder[l->encoder].folder);
+    return 0;
 }
 
 static int read_size(const char *option, const char *text, int *w, int *h, struct dl_err *e)
