@@ -12,25 +12,23 @@
 #define IF_DX "'SimpleCrossAttnDownBlock2D'"
 #define IF_U "'ResnetUpsampleBlock2D'"
 #define IF_UX "'SimpleCrossAttnUpBlock2D'"
-#define IF_STAGE1 "  'class_embed_type': null,\n  'resnet_skip_time_act': false,\n  'time_embedding_act_fn': null,\n"
-#define IF_STAGE2                                                                                                      \
-    "  'class_embed_type': 'timestep',\n  'resnet_skip_time_act': true,\n  'time_embedding_act_fn': 'gelu',\n"
 
-struct if_shape {
-    const char *name, *channels, *layers, *down, *up, *temb, *scale, *stage;
-    int in, head, cross, text, pool, groups, sample;
-};
-
-static const struct if_shape if_shapes[] = {
-    {"if1", "[32, 64, 96]", "2", "[" IF_D ", " IF_DX ", " IF_DX "]", "[" IF_UX ", " IF_UX ", " IF_U "]", "null", "1",
-     IF_STAGE1, 3, 16, 64, 48, 6, 8, 28},
-    {"if2", "[16, 16, 32, 48]", "[1, 2, 1, 3]", "[" IF_D ", " IF_D ", " IF_DX ", " IF_DX "]",
-     "[" IF_UX ", " IF_UX ", " IF_U ", " IF_U "]", "40", "1.4142271248762552", IF_STAGE2, 6, 16, 32, 48, 3, 8, 40},
-    {"if1-full", "[320, 640, 960, 1280]", "3", "[" IF_D ", " IF_DX ", " IF_DX ", " IF_DX "]",
-     "[" IF_UX ", " IF_UX ", " IF_UX ", " IF_U "]", "null", "1", IF_STAGE1, 3, 64, 1280, 4096, 64, 32, 64},
-    {"if2-full", "[160, 320, 640, 960, 1280]", "[2, 2, 3, 5, 5]",
-     "[" IF_D ", " IF_D ", " IF_D ", " IF_DX ", " IF_DX "]", "[" IF_UX ", " IF_UX ", " IF_U ", " IF_U ", " IF_U "]",
-     "1280", "1.4142271248762552", IF_STAGE2, 6, 64, 1280, 4096, 64, 32, 256},
+static const struct if_shape {
+    const char *name;
+    struct synth_if_unet unet;
+} if_shapes[] = {
+    {"if1",
+     {"[32, 64, 96]", "2", "[" IF_D ", " IF_DX ", " IF_DX "]", "[" IF_UX ", " IF_UX ", " IF_U "]", "null", 1, 16, 64,
+      48, 6, 8, 28}},
+    {"if2",
+     {"[16, 16, 32, 48]", "[1, 2, 1, 3]", "[" IF_D ", " IF_D ", " IF_DX ", " IF_DX "]",
+      "[" IF_UX ", " IF_UX ", " IF_U ", " IF_U "]", "40", 2, 16, 32, 48, 3, 8, 40}},
+    {"if1-full",
+     {"[320, 640, 960, 1280]", "3", "[" IF_D ", " IF_DX ", " IF_DX ", " IF_DX "]",
+      "[" IF_UX ", " IF_UX ", " IF_UX ", " IF_U "]", "null", 1, 64, 1280, 4096, 64, 32, 64}},
+    {"if2-full",
+     {"[160, 320, 640, 960, 1280]", "[2, 2, 3, 5, 5]", "[" IF_D ", " IF_D ", " IF_D ", " IF_DX ", " IF_DX "]",
+      "[" IF_UX ", " IF_UX ", " IF_U ", " IF_U ", " IF_U "]", "1280", 2, 64, 1280, 4096, 64, 32, 256}},
 };
 
 /* Branches added to a stream are damped, what follows an activation is raised, attention is sharpened. */
@@ -62,23 +60,7 @@ static inline void if_unet_config(const char *name, const char *folder)
     char path[1200];
     snprintf(path, sizeof path, "%s/unet", folder);
     must(synth_folder(path, e));
-    must(synth_text(
-        path, "config.json", e,
-        "{\n  '_class_name': 'UNet2DConditionModel',\n  'act_fn': 'gelu',\n  'addition_embed_type': 'text',\n"
-        "  'addition_embed_type_num_heads': %d,\n  'attention_head_dim': %d,\n  'block_out_channels': %s,\n"
-        "  'center_input_sample': false,\n  'class_embeddings_concat': false,\n  'conv_in_kernel': 3,\n"
-        "  'conv_out_kernel': 3,\n  'cross_attention_dim': %d,\n  'cross_attention_norm': 'group_norm',\n"
-        "  'down_block_types': %s,\n  'downsample_padding': 1,\n  'dual_cross_attention': false,\n"
-        "  'encoder_hid_dim': %d,\n  'flip_sin_to_cos': true,\n  'freq_shift': 0,\n  'in_channels': %d,\n"
-        "  'layers_per_block': %s,\n  'mid_block_only_cross_attention': null,\n  'mid_block_scale_factor': %s,\n"
-        "  'mid_block_type': 'UNetMidBlock2DSimpleCrossAttn',\n  'norm_eps': 1e-05,\n  'norm_num_groups': %d,\n"
-        "  'num_class_embeds': null,\n  'only_cross_attention': false,\n  'out_channels': 6,\n"
-        "  'projection_class_embeddings_input_dim': null,\n  'resnet_out_scale_factor': %s,\n"
-        "  'resnet_time_scale_shift': 'scale_shift',\n  'sample_size': %d,\n  'time_cond_proj_dim': null,\n%s"
-        "  'time_embedding_dim': %s,\n  'time_embedding_type': 'positional',\n  'timestep_post_act': null,\n"
-        "  'up_block_types': %s,\n  'upcast_attention': false,\n  'use_linear_projection': false\n}\n",
-        s->pool, s->head, s->channels, s->cross, s->down, s->text, s->in, s->layers, s->scale, s->groups, s->scale,
-        s->sample, s->stage, s->temb, s->up));
+    must(synth_if_unet_config(path, &s->unet, e));
 }
 
 /* Writes FOLDER/unet, config and weights. */
