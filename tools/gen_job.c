@@ -40,7 +40,7 @@ int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m,
     if (m->pipe->upscales)
         return dl_fail(
             e, DL_EUSAGE,
-            "--model %s: this is a second stage, a %s, which enlarges pictures: name the first stage here and "
+            "--model %s: this is a second stage (%s), which enlarges pictures: name the first stage here and "
             "this one with --upscale",
             a->model, m->pipe->dir.class_name);
     if (a->upscale && m->pipe->honours & PIPE_UPSCALE && open_upscaler(a, &o, m, e) < 0) return -1;
