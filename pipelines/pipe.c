@@ -109,6 +109,13 @@ int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], c
     return -1;
 }
 
+int pipe_depth(const struct pipe *p, int of, int k, int q)
+{
+    int from = p->encoder[of].blocks, to = p->encoder[q].blocks;
+    if (k >= from || from < 2) return k >= from ? to : 0;
+    return (2 * k * (to - 1) + from - 1) / (2 * (from - 1)); /* rounded */
+}
+
 bool pipe_guided(const struct pipe *p, float guidance) { return guidance > 1 && !p->embedded_guidance; }
 
 void pipe_drop_text(struct pipe *p) { p->cls->drop_text(p); }

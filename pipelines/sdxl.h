@@ -8,6 +8,9 @@
  * fed the prompt (full) or "" (empty). With encoder 1 studied, encoder 2 and its pooled vector are those of "" (--other
  * prompt: of the prompt).
  *
+ * With both studied, k counts encoder 2's states and encoder 1 is looked through at the same depth (pipe_depth: k = 31
+ * of 32 beside 11 of 12); both are fed the prompt.
+ *
  * So the ordinary picture is k = N - 1 with the norm off and --other prompt. A negative takes the ordinary encoding;
  * without a negative prompt text and pooled vector are zeros (force_zeros_for_empty_prompt).
  */

@@ -10,7 +10,8 @@ const char gen_help[] =
     "  --layers LIST      hidden states k to look through: 1:13, 0:24:4, 1,5,9, all, last (default 1:N+1, all blocks;\n"
     "                     k = 0 is the embeddings, k = N the whole encoder, which is the ordinary image)\n"
     "  --blocks LIST      the same, counting blocks as the NNsight tutorial does: block b is k = b + 1\n"
-    "  --encoder NAME     text encoder studied, by folder name or number (the second of two, else the only one)\n"
+    "  --encoder NAME     text encoder studied, by folder name or number (the second of two, else the only one);\n"
+    "                     SDXL: also both, the first at the same depth as the second\n"
     "  --norm on|off      the encoder's final norm on the chosen state (on)\n"
     "  --other MODE       what the encoder that is not studied is fed: empty (the empty prompt; default) or prompt\n"
     "  --pooled MODE      SDXL, encoder 2: pooled text vector from the lens (default), the full prompt or the empty "
@@ -86,6 +87,13 @@ static const struct preset presets[] = {
      .seed = 128998123,
      .steps = 100,
      .guidance = 7,
+     .prompt = "A few people are in the ocean splashing around"},
+    {.name = "tutorial-sdxl",
+     .layers = "0:31:2",
+     .blocks = true,
+     .seed = 17,
+     .steps = 40,
+     .guidance = 5,
      .prompt = "A few people are in the ocean splashing around"},
     {.name = "paper-sd21",
      .layers = "3:24:4",

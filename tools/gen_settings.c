@@ -48,8 +48,9 @@ json_t *gen_settings(const struct gen_run *g, struct dl_err *e)
     if (j->rng == RNG_TORCH_CUDA) snprintf(rng, sizeof rng, "torch-cuda:%d", j->rng_sms ? j->rng_sms : RNG_DEFAULT_SMS);
     snprintf(size, sizeof size, "%dx%d", j->gen.width, j->gen.height);
     json_t *o = json_pack(
-        "{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:i}", "encoder", g->pipe->encoder[j->lens.encoder].folder,
-        "size", size, "steps", j->gen.steps, "guidance", (double)j->gen.guidance, "scheduler",
+        "{s:s, s:s, s:i, s:f, s:s, s:s, s:s, s:s, s:s, s:s, s:i}", "encoder",
+        j->lens.both ? "both" : g->pipe->encoder[j->lens.encoder].folder, "size", size, "steps", j->gen.steps,
+        "guidance", (double)j->gen.guidance, "scheduler",
         j->gen.scheduler == SCHED_FILE ? g->pipe->def.scheduler : sched_kind_name(j->gen.scheduler), "norm",
         g->args->norm ? "on" : "off", "noise", j->noise == LENS_SHARED ? "shared" : "sequential", "rng", rng, "dtype",
         dl_type_name(j->gen.type), "text", g->args->text == TEXT_HF4 ? "hf4" : "hf5", "vae_tile", g->plan->vae_tile);

@@ -45,6 +45,7 @@ static const struct sweep_case cases[] = {
     {"empty", "2", 1, {"--pooled", "empty", NULL}},
     {"first", "all", 5, {"--encoder", "1", NULL}},
     {"first-other", "2", 1, {"--encoder", "text_encoder", "--other", "prompt", "--norm", "off", NULL}},
+    {"both", "all", 6, {"--encoder", "both", NULL}},
     {"negative", "3", 1, {"--negative", "a house", NULL}},
     {"blank", "3", 1, {"--negative", "", NULL}},
     {"unguided", "1", 1, {"--guidance", "1", NULL}},
@@ -192,7 +193,7 @@ static void test_replay(void **state)
         const char *extra[2]; /* of encode */
         int cases[4], n;      /* numbers in `cases`: what is looked at differently in the same states */
     } stored[] = {
-        {{"--encoder", "2"}, {0, 1, 3, 4}, 4}, {{"--encoder", "1"}, {5}, 1}, {{"--negative", "a house"}, {7}, 1}};
+        {{"--encoder", "2"}, {0, 1, 3, 4}, 4}, {{"--encoder", "1"}, {5}, 1}, {{"--negative", "a house"}, {8}, 1}};
     struct st_file *ref = open_reference();
     char dir[FOLDER_PATH + 60], file[FOLDER_PATH + 40];
     int over = 0;
@@ -203,7 +204,7 @@ static void test_replay(void **state)
         const char *const from_file[] = {"--snapshots", file, NULL};
         for (int j = 0; j < stored[i].n; j++) {
             struct sweep_case c = cases[stored[i].cases[j]];
-            if (stored[i].cases[j] == 7) c.extra[0] = NULL; /* the file has the negative */
+            if (stored[i].cases[j] == 8) c.extra[0] = NULL; /* the file has the negative */
             run_into("replay", from_file, &c, "f32", dir);
             over += compare_case(ref, &c, dir);
         }

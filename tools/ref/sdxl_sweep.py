@@ -32,6 +32,7 @@ CASES = {
     "empty": ((2,), {"pooled": "empty"}, {}),
     "first": (ALL, {"encoder": 0}, {}),
     "first-other": ((2,), {"encoder": 0, "other": PROMPT, "norm": False}, {}),
+    "both": (ALL, {"both": True}, {}),
     "negative": ((3,), {}, {"negative": "a house"}),
     "blank": ((3,), {}, {"negative": ""}),
     "unguided": ((1,), {}, {"guidance": 1.0}),
@@ -65,14 +66,20 @@ def pooled_from(pipe, text, put):
     return out
 
 
-def lens(pipe, k, encoder=1, norm=True, other="", pooled="lens"):
-    """prompt_embeds and pooled_prompt_embeds for state k of the studied encoder."""
+def seen_through(pipe, which, k, norm):
+    state = states(pipe, which, PROMPT).hidden_states[k]
+    return inner((pipe.text_encoder, pipe.text_encoder_2)[which]).final_layer_norm(state) if norm else state
+
+
+def lens(pipe, k, encoder=1, norm=True, other="", pooled="lens", both=False):
+    """prompt_embeds and pooled_prompt_embeds for state k of the studied encoder; both: and of encoder 1 at the same depth,
+    the last but one beside the last but one."""
     text = [PROMPT, PROMPT]
     text[1 - encoder] = other
     seen = [states(pipe, q, text[q]).hidden_states[-2] for q in (0, 1)]
-    model = (pipe.text_encoder, pipe.text_encoder_2)[encoder]
-    state = states(pipe, encoder, PROMPT).hidden_states[k]
-    seen[encoder] = inner(model).final_layer_norm(state) if norm else state
+    seen[encoder] = seen_through(pipe, encoder, k, norm)
+    if both:
+        seen[0] = seen_through(pipe, 0, (0, 1, 2, 2, 3, 4)[k], norm)
     if encoder == 1 and pooled == "lens":
         vector = pooled_from(pipe, PROMPT, seen[1])
     else:
