@@ -15,6 +15,7 @@ static const struct {
     {"tokens", cmd_tokens, "how prompts are cut into tokens, and what is cut off"},
     {"figure", cmd_figure, "draw a sweep's grid again: PNG, PDF or SVG"},
     {"inspect", cmd_inspect, "what a model folder holds, lacks and needs"},
+    {"bench", cmd_bench, "how fast: kernels, steps, sweeps; what a sweep would take on a card"},
     {"synth", cmd_synth, "a synthetic checkpoint of a real model's shapes"},
 };
 

@@ -1,0 +1,225 @@
+#define _GNU_SOURCE
+#include "tools/bench/model.h"
+#include "tools/synth.h"
+
+#include <ftw.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- opening ---- */
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f)
+{
+    (void)st, (void)type, (void)f;
+    return remove(path);
+}
+
+static int make_up(struct bench_model *m, const struct bench_source *s, int type, struct dl_err *e)
+{
+    const char *tmp = getenv("TMPDIR");
+    if (!tmp || !*tmp || strlen(tmp) > 40) tmp = "/tmp";
+    snprintf(m->temp, sizeof m->temp, "%s/dlens-bench-XXXXXX", tmp);
+    if (!mkdtemp(m->temp)) {
+        m->temp[0] = 0;
+        return dl_fail(e, DL_EFAIL, "%s: cannot make a folder for the model's configs (TMPDIR names another)", tmp);
+    }
+    struct synth_opts o = {.like = s->like, .full = !s->tiny, .out = m->temp, .type = type, .hollow = true};
+    m->made_up = true;
+    return synth_write(&o, e);
+}
+
+int bench_model_open(struct bench_model *m, const struct bench_source *s, int type, const struct dl_backend *be,
+                     struct dl_ctx *ctx, struct dl_err *e)
+{
+    *m = (struct bench_model){0};
+    if (s->like && make_up(m, s, type, e) < 0) return -1;
+    struct pipe_opts o = {.be = be, .ctx = ctx, .text = TEXT_HF5};
+    if (pipe_open(&m->pipe, s->like ? m->temp : s->dir, &o, e) < 0) return -1;
+    if (s->like)
+        snprintf(m->pipe->title, sizeof m->pipe->title, "Synthetic %.60s%s", s->like, s->tiny ? " (tiny)" : "");
+    return 0;
+}
+
+/* ---- values ---- */
+
+enum { KINDS = 24, MATRIX = 2 /* + log2 of sqrt(fan in) */, BIAS = 0, GAIN = 1 };
+
+struct pool {
+    void *data[KINDS];
+    int64_t count[KINDS]; /* elements that its largest weight needs */
+};
+
+static int kind_of(const struct dl_w *w)
+{
+    size_t n = w->name ? strlen(w->name) : 0;
+    if (w->nd == 1) return n > 5 && !strcmp(w->name + n - 5, ".bias") ? BIAS : GAIN;
+    int64_t in = w->dim[0] ? dl_w_count(w) / w->dim[0] : 1;
+    int k = (int)lround(log2(sqrt((double)(in > 0 ? in : 1))));
+    return MATRIX + (k < KINDS - MATRIX ? k : KINDS - MATRIX - 1);
+}
+
+/* Uniform values: their standard deviation is amplitude / sqrt(3). */
+static void fill(void *p, int t, int64_t n, int kind)
+{
+    float amp = kind == BIAS ? 0.05f : kind == GAIN ? 0.1f : sqrtf(3) / (float)(1 << (kind - MATRIX));
+    float mean = kind == GAIN ? 1 : 0, block[1024];
+    uint64_t x = 0x9e3779b97f4a7c15u + (uint64_t)kind;
+    for (int64_t at = 0; at < n; at += 1024) {
+        int64_t c = n - at < 1024 ? n - at : 1024;
+        for (int64_t i = 0; i < c; i++) {
+            x = x * 6364136223846793005u + 1442695040888963407u;
+            block[i] = mean + amp * ((float)(int32_t)(x >> 32) * 0x1p-31f);
+        }
+        dl_convert((uint8_t *)p + at * dl_type_bytes(t), t, block, DL_F32, c);
+    }
+}
+
+static int64_t part_count(const struct dl_w *w, int i)
+{
+    return w->dim[0] ? dl_w_count(w) / w->dim[0] * w->part[i].rows : 0;
+}
+
+static int fill_set(struct pool *p, const struct dl_wset *set, int t, struct dl_err *e)
+{
+    for (int64_t i = 0; i < set->n; i++)
+        for (int j = 0; j < set->w[i]->n_parts; j++) {
+            int k = kind_of(set->w[i]);
+            if (part_count(set->w[i], j) > p->count[k]) p->count[k] = part_count(set->w[i], j);
+        }
+    for (int k = 0; k < KINDS; k++) {
+        if (!p->count[k]) continue;
+        p->data[k] = malloc((size_t)p->count[k] * (size_t)dl_type_bytes(t));
+        if (!p->data[k]) return dl_fail(e, DL_ENOMEM, "no memory for synthetic weights");
+        fill(p->data[k], t, p->count[k], k);
+    }
+    for (int64_t i = 0; i < set->n; i++)
+        for (int j = 0; j < set->w[i]->n_parts; j++) {
+            struct dl_wpart *part = &set->w[i]->part[j];
+            *part = (struct dl_wpart){.file = p->data[kind_of(set->w[i])], .rows = part->rows, .t = (uint8_t)t};
+        }
+    return 0;
+}
+
+int bench_model_fill(struct bench_model *m, struct dl_err *e)
+{
+    struct dn *d = m->pipe->dn;
+    if (!m->made_up || m->pool) return 0;
+    struct pool *p = m->pool = calloc(2, sizeof *p);
+    if (!p) return dl_fail(e, DL_ENOMEM, "no memory for synthetic weights");
+    if (fill_set(&p[0], d->net->weights(m->pipe), d->gen.type, e) < 0) return -1;
+    return d->has_vae ? fill_set(&p[1], &d->vae.weights, d->vae_type, e) : 0;
+}
+
+void bench_model_close(struct bench_model *m)
+{
+    struct pool *p = m->pool;
+    pipe_close(m->pipe);
+    for (int i = 0; p && i < 2; i++)
+        for (int k = 0; k < KINDS; k++) free(p[i].data[k]);
+    free(p);
+    if (m->temp[0]) nftw(m->temp, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    *m = (struct bench_model){0};
+}
+
+/* ---- the sweep ---- */
+
+int bench_sweep_complete(const struct pipe *p, struct bench_sweep *s, struct dl_err *e)
+{
+    if (!s->width) s->width = p->def.width, s->height = p->def.height;
+    if (s->width % p->size_multiple || s->height % p->size_multiple)
+        return dl_fail(e, DL_EUSAGE, "--size %dx%d: this model makes multiples of %d", s->width, s->height,
+                       p->size_multiple);
+    if (!s->steps) s->steps = p->def.steps;
+    if (!s->layers) s->layers = p->encoder[p->studied].blocks;
+    if (isnan(s->guidance)) s->guidance = (double)p->def.guidance;
+    return 0;
+}
+
+struct pipe_gen bench_gen(const struct pipe *p, const struct bench_sweep *s)
+{
+    return (struct pipe_gen){.width = s->width,
+                             .height = s->height,
+                             .steps = s->steps,
+                             .guidance = (float)s->guidance,
+                             .scheduler = SCHED_FILE,
+                             .type = s->type,
+                             .batch = s->batch,
+                             .images = s->layers,
+                             .conds = s->layers + pipe_guided(p, (float)s->guidance),
+                             .vae_tile = -1,
+                             .vae_type = -1};
+}
+
+void bench_images(struct pipe_image *im, int n, int first, int layers)
+{
+    for (int i = 0; i < n; i++) im[i] = (struct pipe_image){.cond = first + i, .negative = layers};
+}
+
+static int record_steps(struct tape *t, struct pipe *p, int n, int layers, int first_phase, int phase,
+                        struct dl_err *e)
+{
+    struct dn *d = p->dn;
+    struct pipe_image *im = calloc((size_t)n, sizeof *im);
+    if (!im) return dl_fail(e, DL_ENOMEM, "no memory for a batch of %d images", n);
+    bench_images(im, n, 0, layers);
+    for (int first = 1; first >= 0; first--) {
+        struct dn_batch b = dn_batch_of(p, im, n, first);
+        dl_run_dry(&d->run);
+        d->run.step = first ? 0 : d->table->n - 1;
+        t->phase = first ? first_phase : phase;
+        dn_prog_step(p, &b);
+        t->phase = TAPE_OFF;
+    }
+    free(im);
+    return dl_run_check(&d->run, e);
+}
+
+static int record_prepare(struct tape *t, struct pipe *p, struct dl_err *e)
+{
+    struct dn *d = p->dn;
+    struct dl_run *r = &d->run;
+    d->conds = d->gen.conds;
+    t->phase = TAPE_PREPARE;
+    dl_run_dry(r);
+    if (d->net->steps) d->net->steps(p);
+    dl_run_dry(r);
+    dl_act text = dl_act_hi(r, DL_F32, d->conds, 1, p->cond_tokens, p->cond_width), pooled = {0};
+    if (p->cond_pooled) pooled = dl_act_hi(r, DL_F32, d->conds, 1, 1, p->cond_pooled);
+    dn_prog_conditions(p, text, pooled);
+    t->phase = TAPE_OFF;
+    return dl_run_check(r, e);
+}
+
+static int record_decode(struct tape *t, struct pipe *p, struct dl_err *e)
+{
+    struct dn *d = p->dn;
+    struct dl_run *r = &d->run;
+    int h = d->latent_h * p->latent_patch, w = d->latent_w * p->latent_patch, f = p->latent_factor;
+    dl_run_dry(r);
+    dl_act z = dl_act_hi(r, DL_F32, 1, h, w, p->latent_c), x = z;
+    if (d->has_vae) x = dl_act_hi(r, DL_F32, 1, h * f, w * f, 3);
+    t->phase = TAPE_DECODE;
+    dn_prog_decode(p, z, x, d->rgb);
+    t->phase = TAPE_OFF;
+    return dl_run_check(r, e);
+}
+
+int bench_record(struct tape *t, struct bench_model *m, const struct bench_sweep *s, struct pipe_plan *plan,
+                 struct dl_err *e)
+{
+    struct pipe *p = m->pipe;
+    struct pipe_gen g = bench_gen(p, s);
+    int64_t weight_bytes, work_bytes;
+    t->phase = TAPE_TEXT;
+    int rc = p->cls->plan_text ? p->cls->plan_text(p, &weight_bytes, &work_bytes, e) : 0;
+    t->phase = TAPE_OFF;
+    if (rc < 0 || pipe_plan(p, &g, plan, e) < 0) return -1;
+    if (record_prepare(t, p, e) < 0) return -1;
+    if (record_steps(t, p, plan->batch, s->layers, TAPE_FIRST, TAPE_STEP, e) < 0) return -1;
+    int rest = s->layers % plan->batch;
+    if (rest && record_steps(t, p, rest, s->layers, TAPE_REST_FIRST, TAPE_REST_STEP, e) < 0) return -1;
+    if (record_decode(t, p, e) < 0) return -1;
+    return tape_check(t, e);
+}
