@@ -14,8 +14,8 @@ static const char help_head[] =
     "  --prompts FILE     one prompt a line, or JSON lines {\"prompt\": ..., \"seed\": ..., \"negative\": ...}\n"
     "  --negative TEXT    negative prompt, encoded in the ordinary way (empty)\n"
     "  --text hf5|hf4     text cleaning of transformers 5 (default) or 4 with ftfy, as in the tutorial\n"
-    "  --preset NAME      published settings, which other options override: tutorial-sd15, tutorial-if, tutorial-sdxl\n"
-    "                     or paper-sd21\n"
+    "  --preset NAME      published settings, which other options override: tutorial-sd15, tutorial-if,\n"
+    "                     tutorial-sdxl, tutorial-flux or paper-sd21\n"
     "\n";
 
 static const struct option options[] = {CLI_OPTIONS, GEN_COMMON_OPTIONS, GEN_TEXT_OPTIONS, {0}};
