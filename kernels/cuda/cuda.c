@@ -49,19 +49,43 @@ static void cuda_free(struct dl_ctx *c, void *p)
         (void)cudaGetLastError(); /* waits for the device, whose fault the next sync tells */
 }
 
-int cuda_upload(struct dl_ctx *c, void *dst, const void *src, int64_t bytes, struct dl_err *e)
+int cuda_stage_open(struct cuda_stage *g, struct dl_err *e)
+{
+    cudaError_t rc = cudaSuccess;
+    for (int i = 0; i < CUDA_STAGES && rc == cudaSuccess; i++) {
+        rc = cudaMallocHost(&g->p[i], CUDA_STAGE_BYTES);
+        if (rc == cudaSuccess) rc = cudaEventCreateWithFlags(&g->done[i], cudaEventDisableTiming);
+    }
+    return rc == cudaSuccess ? 0 : cuda_fail(e, rc, "pinning memory for copies to the GPU");
+}
+
+void cuda_stage_close(struct cuda_stage *g)
+{
+    for (int i = 0; i < CUDA_STAGES; i++) {
+        if (g->done[i]) (void)cudaEventDestroy(g->done[i]);
+        if (g->p[i]) (void)cudaFreeHost(g->p[i]);
+    }
+}
+
+int cuda_stage_copy(struct cuda_stage *g, cudaStream_t stream, void *dst, const void *src, int64_t bytes,
+                    struct dl_err *e)
 {
     cudaError_t rc = cudaSuccess;
     for (int64_t at = 0, i = 0; at < bytes && rc == cudaSuccess; at += CUDA_STAGE_BYTES, i++) {
         int s = (int)(i % CUDA_STAGES);
         size_t n = (size_t)(bytes - at < CUDA_STAGE_BYTES ? bytes - at : CUDA_STAGE_BYTES);
-        rc = cudaEventSynchronize(c->stage_done[s]);
+        rc = cudaEventSynchronize(g->done[s]);
         if (rc != cudaSuccess) break;
-        memcpy(c->stage[s], (const uint8_t *)src + at, n);
-        rc = cudaMemcpyAsync((uint8_t *)dst + at, c->stage[s], n, cudaMemcpyHostToDevice, c->stream);
-        if (rc == cudaSuccess) rc = cudaEventRecord(c->stage_done[s], c->stream);
+        memcpy(g->p[s], (const uint8_t *)src + at, n);
+        rc = cudaMemcpyAsync((uint8_t *)dst + at, g->p[s], n, cudaMemcpyHostToDevice, stream);
+        if (rc == cudaSuccess) rc = cudaEventRecord(g->done[s], stream);
     }
     return rc == cudaSuccess ? 0 : cuda_fail(e, rc, "copying %lld bytes to the GPU", (long long)bytes);
+}
+
+int cuda_upload(struct dl_ctx *c, void *dst, const void *src, int64_t bytes, struct dl_err *e)
+{
+    return cuda_stage_copy(&c->stage, c->stream, dst, src, bytes, e);
 }
 
 static int cuda_sync(struct dl_ctx *c, struct dl_err *e)
@@ -96,10 +120,7 @@ static void cuda_close(struct dl_ctx *c)
     if (c->stream) (void)cudaStreamSynchronize(c->stream);
     cuda_blas_close(c);
     cuda_consts_close(c);
-    for (int i = 0; i < CUDA_STAGES; i++) {
-        if (c->stage_done[i]) (void)cudaEventDestroy(c->stage_done[i]);
-        if (c->stage[i]) (void)cudaFreeHost(c->stage[i]);
-    }
+    cuda_stage_close(&c->stage);
     if (c->step) (void)cudaFree(c->step);
     if (c->stream) (void)cudaStreamDestroy(c->stream);
     free(c);
@@ -177,10 +198,7 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
     if (o) c->opts = *o;
     if (pick_device(c, e) < 0) goto fail;
     cudaError_t rc = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
-    for (int i = 0; i < CUDA_STAGES && rc == cudaSuccess; i++) {
-        rc = cudaMallocHost(&c->stage[i], CUDA_STAGE_BYTES);
-        if (rc == cudaSuccess) rc = cudaEventCreateWithFlags(&c->stage_done[i], cudaEventDisableTiming);
-    }
+    if (rc == cudaSuccess && cuda_stage_open(&c->stage, e) < 0) goto fail;
     if (rc == cudaSuccess) rc = cudaMalloc((void **)&c->step, sizeof *c->step);
     if (rc != cudaSuccess) {
         cuda_fail(e, rc, "setting up %s", c->name);
@@ -203,6 +221,7 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
         .record_end = cuda_record_end,
         .replay = cuda_replay,
         .graph_free = cuda_graph_free,
+        .lanes = &cuda_lane_ops,
         .close = cuda_close,
     };
     *be = &c->be, *ctx = c;

@@ -14,6 +14,12 @@
 
 enum { CUDA_STAGE_BYTES = 16 << 20, CUDA_STAGES = 2 };
 
+/* Pinned staging buffers: what goes to the GPU is copied through them, piece by piece. */
+struct cuda_stage {
+    void *p[CUDA_STAGES]; /* [CUDA_STAGE_BYTES] */
+    cudaEvent_t done[CUDA_STAGES];
+};
+
 struct cuda_blas;  /* gemm_lt.c: handle, algorithms; NULL with no_libraries */
 struct cuda_const; /* consts.c */
 
@@ -26,10 +32,9 @@ struct dl_ctx {
     char text[160]; /* cuda_describe */
     char name[96];  /* device name without blanks, for file names */
     cudaStream_t stream;
-    int32_t *step;            /* device: the step index that kernels read */
-    int32_t step_now;         /* its value once the stream is done; -1: not known */
-    void *stage[CUDA_STAGES]; /* pinned [CUDA_STAGE_BYTES] */
-    cudaEvent_t stage_done[CUDA_STAGES];
+    int32_t *step;    /* device: the step index that kernels read */
+    int32_t step_now; /* its value once the stream is done; -1: not known */
+    struct cuda_stage stage;
     bool capturing;
     struct cuda_const *consts;
     struct cuda_blas *blas;
@@ -59,6 +64,16 @@ const void *cuda_w_ohwi(struct dl_run *r, struct dl_w *w, int t);
 static inline bool cuda_live(const struct dl_run *r) { return !dl_run_is_dry(r) && dl_run_ok(r) && !r->arena.failed; }
 
 int cuda_upload(struct dl_ctx *c, void *dst, const void *src, int64_t bytes, struct dl_err *e);
+
+int cuda_stage_open(struct cuda_stage *g, struct dl_err *e);
+void cuda_stage_close(struct cuda_stage *g); /* nothing may be under way */
+/* Enqueues the copy on `stream`; src is free again on return. */
+int cuda_stage_copy(struct cuda_stage *g, cudaStream_t stream, void *dst, const void *src, int64_t bytes,
+                    struct dl_err *e);
+
+/* Copies of weights beside the stream of the ops, see engine/run.h. `by` NULL: on the stream of the ops. */
+extern const struct dl_lane_ops cuda_lane_ops;
+int cuda_upload_by(struct dl_ctx *c, struct dl_lane *by, void *dst, const void *src, int64_t bytes, struct dl_err *e);
 
 /* Capture, see engine/run.h. */
 int cuda_record_begin(struct dl_ctx *c, struct dl_err *e);

@@ -16,24 +16,36 @@ static int has_bytes(const struct dl_w *w, struct dl_err *e)
     return 0;
 }
 
-/* Uploads the parts as they lie in the file. */
-static int upload_parts(struct dl_ctx *c, uint8_t *dst, const struct dl_w *w, int t, struct dl_err *e)
+/* Uploads the parts as they lie in the file, or converted to t in pieces. */
+static int upload_parts(struct dl_ctx *c, struct dl_lane *by, uint8_t *dst, const struct dl_w *w, int t,
+                        struct dl_err *e)
 {
-    for (int i = 0; i < w->n_parts; i++) {
-        int64_t bytes = w->part[i].rows * row_count(w) * dl_type_bytes(t);
-        if (cuda_upload(c, dst, w->part[i].file, bytes, e) < 0) return -1;
-        dst += bytes;
+    enum { PIECE = 1 << 20 };
+    uint8_t *tmp = NULL;
+    int rc = 0;
+    for (int i = 0; i < w->n_parts && rc == 0; i++) {
+        const struct dl_wpart *p = &w->part[i];
+        int64_t count = p->rows * row_count(w), piece = p->t == t ? count : PIECE;
+        if (p->t != t && !tmp && !(tmp = malloc((size_t)PIECE * 4)))
+            rc = dl_fail(e, DL_ENOMEM, "no memory to convert weight %s", w->name);
+        for (int64_t at = 0; at < count && rc == 0; at += piece) {
+            int64_t n = count - at < piece ? count - at : piece, bytes = n * dl_type_bytes(t);
+            const uint8_t *src = (const uint8_t *)p->file + at * dl_type_bytes(p->t);
+            if (p->t != t) dl_convert(tmp, t, src, p->t, n);
+            rc = cuda_upload_by(c, by, dst, p->t == t ? src : tmp, bytes, e);
+            dst += bytes;
+        }
     }
-    return 0;
+    free(tmp);
+    return rc;
 }
 
 static int fill(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
 {
     struct dl_ctx *c = arg;
-    int form = (int)(p->key >> 8), t = (int)(p->key & 0xff), as_stored = 1;
+    int form = (int)(p->key >> 8), t = (int)(p->key & 0xff);
     if (has_bytes(w, e) < 0) return -1;
-    for (int i = 0; i < w->n_parts; i++) as_stored = as_stored && w->part[i].t == t;
-    if (form == FORM_PLAIN && as_stored) return upload_parts(c, p->data, w, t, e);
+    if (form == FORM_PLAIN) return upload_parts(c, p->lane, p->data, w, t, e);
 
     int64_t count = dl_w_count(w), in = w->nd > 1 ? w->dim[1] : 1, taps = w->nd == 4 ? w->dim[2] * w->dim[3] : 1;
     uint8_t *a = malloc((size_t)count * 4), *b = malloc((size_t)count * 4);
@@ -51,7 +63,7 @@ static int fill(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_er
                 for (int64_t i = 0; i < in; i++)
                     memcpy(b + ((o * taps + k) * in + i) * size, a + ((o * in + i) * taps + k) * size, (size_t)size);
     }
-    rc = cuda_upload(c, p->data, form == FORM_PLAIN ? a : b, p->bytes, e);
+    rc = cuda_upload_by(c, p->lane, p->data, b, p->bytes, e);
 end:
     free(a);
     free(b);
