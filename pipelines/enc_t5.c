@@ -76,6 +76,13 @@ static int texts_at_once(const struct enc_t5 *c, int n)
     return most < 1 ? 1 : n < most ? n : (int)most;
 }
 
+static bool to_be_streamed(const struct enc_t5 *c, const struct pipe *p)
+{
+    if (c->resident != PIPE_RESIDENT_AUTO) return c->resident == PIPE_RESIDENT_STREAM;
+    if (c->sizes.resident_bytes <= small_model_bytes) return false;
+    return !p->be->lanes || c->sizes.resident_bytes + c->plan_bytes > p->be->free_bytes(p->ctx) / 2;
+}
+
 int enc_t5_plan(struct enc_t5 *c, struct pipe *p, int n, struct dl_err *e)
 {
     n = texts_at_once(c, n);
@@ -91,12 +98,10 @@ int enc_t5_plan(struct enc_t5 *c, struct pipe *p, int n, struct dl_err *e)
         dl_fail(&c->run.err, DL_ENOMEM, "no memory for the tokens of %d texts", n);
     free(ids), free(mask);
     if (dl_run_check(&c->run, e) < 0) return -1;
-    c->plan_texts = n, c->plan_bytes = c->run.arena.peak_bytes;
+    c->plan_bytes = c->run.arena.peak_bytes;
     c->sizes = dl_stream_sizes(&c->t5.weights);
-    if (c->t5.weights.loaded_bytes < c->sizes.resident_bytes / 2 && !c->stream)
-        c->streamed = c->resident == PIPE_RESIDENT_STREAM ||
-                      (c->resident == PIPE_RESIDENT_AUTO &&
-                       c->sizes.resident_bytes + c->plan_bytes > p->be->free_bytes(p->ctx) / 2);
+    if (!c->plan_texts) c->streamed = to_be_streamed(c, p); /* with more texts it stays as it is */
+    c->plan_texts = n;
     return 0;
 }
 

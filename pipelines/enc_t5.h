@@ -21,7 +21,7 @@ struct enc_t5 {
     int tokens;                  /* length of every text, padded */
     bool masked;                 /* padding is not attended to (IF; FLUX attends to it) */
     int type;                    /* of products: f32 or bf16 */
-    enum pipe_resident resident; /* AUTO: streamed when the whole would take more than half of the free memory */
+    enum pipe_resident resident; /* AUTO: see enc_t5_plan */
 
     struct t5 t5;
     struct net net;
@@ -48,7 +48,9 @@ void enc_t5_close(struct enc_t5 *c, struct pipe *p);
 struct pipe_encoder enc_t5_facts(const struct enc_t5 *c);
 /* Maps and binds the weights; idempotent. */
 int enc_t5_bind(struct enc_t5 *c, struct pipe *p, struct dl_err *e);
-/* Measures the encoding of n texts at once and decides whether weights are streamed: c->plan_bytes, c->sizes. */
+/* Measures the encoding of n texts at once and decides whether weights are streamed: c->plan_bytes, c->sizes. AUTO
+ * streams models above 2 GiB: always where the backend computes in the host's memory, for there a streamed pass is no
+ * slower than loading; elsewhere when the whole would take more than half of what is free. */
 int enc_t5_plan(struct enc_t5 *c, struct pipe *p, int n, struct dl_err *e);
 /* Bytes of weights that encoding holds, as planned. */
 int64_t enc_t5_weight_bytes(const struct enc_t5 *c);

@@ -2,7 +2,11 @@
  * two slots; failures of the threads that fill; passes that end early; and the calls that a device's lanes get. Meant
  * to be run under ThreadSanitizer as well (-DDLENS_SANITIZE=thread). */
 #include "engine/stream.h"
+#ifdef RIG_CUDA /* tests/cuda/test_stream.c */
+#include "tests/cuda/rig_cuda.h"
+#else
 #include "kernels/cpu/cpu.h"
+#endif
 
 #include <math.h>
 #include <pthread.h>
@@ -22,6 +26,11 @@
         if ((call) < 0) fail_msg("%s: %s", #call, must_e.msg);                                                         \
     } while (0)
 
+#ifdef RIG_CUDA
+enum { REFERENCES = 1 };
+#else
+enum { REFERENCES = 2 }; /* the backend with and without its variants */
+#endif
 enum { STAGES = 7, WIDTH = 64, TOKENS = 9 };
 
 /* A chain of residual blocks: a head of no stage, then STAGES blocks of unequal size. */
@@ -130,14 +139,28 @@ static void counted_free(struct dl_ctx *c, void *p)
 static struct machine machine_open(bool reference)
 {
     struct machine m = {0};
+#ifdef RIG_CUDA
+    static struct machine one; /* open until the end */
+    (void)reference;
+    if (!one.ctx) rig_cuda_open(&one.inner, &one.ctx);
+    m = one;
+#else
     must(cpu_open(&m.inner, &m.ctx, &(struct dl_cpu_opts){.threads = 2, .reference_only = reference}, e));
+#endif
     inner = m.inner;
     m.be = *m.inner;
     m.be.alloc = counted_alloc, m.be.free = counted_free;
     return m;
 }
 
-static void machine_close(struct machine *m) { m->inner->close(m->ctx); }
+static void machine_close(struct machine *m)
+{
+#ifdef RIG_CUDA
+    (void)m;
+#else
+    m->inner->close(m->ctx);
+#endif
+}
 
 /* A run over the net with its input, planned. */
 struct job {
@@ -146,6 +169,7 @@ struct job {
     struct dl_run r;
     void *work, *x, *y;
     int64_t work_bytes, act_bytes;
+    uint8_t host[2 * TOKENS * WIDTH * 4]; /* the result, [act_bytes] */
 };
 
 static struct job job_open(struct machine *m, struct net *n, int type)
@@ -153,7 +177,8 @@ static struct job job_open(struct machine *m, struct net *n, int type)
     struct job j = {.m = m, .n = n, .act_bytes = 2 * TOKENS * WIDTH * dl_type_bytes(type)};
     must(m->inner->alloc(m->ctx, j.act_bytes, &j.x, e));
     must(m->inner->alloc(m->ctx, j.act_bytes, &j.y, e));
-    for (int i = 0; i < 2 * TOKENS * WIDTH; i++) dl_store(j.x, type, i, cosf((float)i));
+    for (int i = 0; i < 2 * TOKENS * WIDTH; i++) dl_store(j.host, type, i, cosf((float)i));
+    must(m->inner->upload(m->ctx, j.x, j.host, j.act_bytes, e));
     n->x = dl_act_at(j.x, type, 2, 1, TOKENS, WIDTH), n->y = dl_act_at(j.y, type, 2, 1, TOKENS, WIDTH);
     dl_run_open(&j.r, &m->be, m->ctx, type);
     program(&j.r, n);
@@ -171,12 +196,14 @@ static void job_close(struct job *j)
     j->m->inner->free(j->m->ctx, j->y);
 }
 
-/* One run; the result is in j->y. */
+/* One run; the result is in j->host, if there is any. */
 static void job_run(struct job *j)
 {
-    memset(j->y, 0xff, (size_t)j->act_bytes);
+    memset(j->host, 0xff, (size_t)j->act_bytes);
+    must(j->m->inner->upload(j->m->ctx, j->y, j->host, j->act_bytes, e));
     dl_run_bind(&j->r, j->work, j->work_bytes);
     program(&j->r, j->n);
+    must(j->m->inner->download(j->m->ctx, j->host, j->y, j->act_bytes, e));
 }
 
 /* The result with all weights loaded; to be freed. */
@@ -190,7 +217,7 @@ static void *resident(struct machine *m, int type, int from, int to, int passes)
     must(dl_run_check(&j.r, e));
     void *y = malloc((size_t)j.act_bytes);
     assert_non_null(y);
-    memcpy(y, j.y, (size_t)j.act_bytes);
+    memcpy(y, j.host, (size_t)j.act_bytes);
     job_close(&j);
     net_close(n);
     return y;
@@ -210,7 +237,7 @@ static void same_bytes(struct machine *m, int type, int from, int to, int passes
         job_run(&j);
         must(dl_run_check(&j.r, e));
         dl_stream_end(s);
-        assert_memory_equal(j.y, want, (size_t)j.act_bytes);
+        assert_memory_equal(j.host, want, (size_t)j.act_bytes);
     }
     struct dl_stream_stats z = dl_stream_stats(s);
     assert_int_equal(z.stages, 3 * (to - from) * passes);
@@ -225,7 +252,7 @@ static void test_same_bytes(void **state)
 {
     (void)state;
     static const int types[] = {DL_F32, DL_BF16};
-    for (int reference = 0; reference < 2; reference++) {
+    for (int reference = 0; reference < REFERENCES; reference++) {
         struct machine m = machine_open(reference);
         for (int t = 0; t < 2; t++) {
             if (!m.be.supports(m.ctx, types[t])) print_message("no bf16 primitives here: rows of the reference\n");
@@ -308,7 +335,7 @@ static void test_failure(void **state)
     job_run(&j);
     must(dl_run_check(&j.r, e));
     void *want = resident(&m, DL_F32, 0, STAGES, 1);
-    assert_memory_equal(j.y, want, (size_t)j.act_bytes);
+    assert_memory_equal(j.host, want, (size_t)j.act_bytes);
     free(want);
     dl_stream_close(s);
     job_close(&j);
@@ -409,6 +436,7 @@ static void test_forget(void **state)
     machine_close(&m);
 }
 
+#ifndef RIG_CUDA
 /* Lanes: what they are told must keep copies and ops apart. A slot's number of uses stands for the device's events. */
 struct dl_lane {
     int worker;
@@ -523,12 +551,16 @@ static void test_lanes(void **state)
     machine_close(&m);
 }
 
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_memory), cmocka_unit_test(test_failure),
         cmocka_unit_test(test_stopped),    cmocka_unit_test(test_misuse), cmocka_unit_test(test_forget),
+#ifndef RIG_CUDA
         cmocka_unit_test(test_lanes),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
