@@ -197,11 +197,12 @@ int dn_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, str
     *pl = (struct pipe_plan){0};
     d->gen = *g;
     d->run.t = (uint8_t)g->type;
-    d->vae_type = (uint8_t)(g->vae_type >= 0 ? g->vae_type : g->type == DL_F16 && d->vae_overflows ? DL_BF16 : g->type);
+    d->vae_type = (uint8_t)(g->vae_type >= 0 ? g->vae_type : g->type);
     d->latent_h = g->height / unit, d->latent_w = g->width / unit;
     if (read_schedule(p, g, e) < 0) return -1;
     if (p->cls->plan_text && p->cls->plan_text(p, &pl->text_bytes, &pl->text_work_bytes, e) < 0) return -1;
     if (d->net->open(p, e) < 0 || dn_open_vae(p, e) < 0) return -1;
+    if (d->vae_type == DL_F16 && d->vae_overflows && vae_shrink(&d->vae, e) < 0) return -1;
 
     pl->evaluations = d->table->n, pl->vae_type = d->vae_type;
     for (int i = 0; i < d->table->n; i++) pl->draws += d->table->step[i].draws != 0;

@@ -56,7 +56,7 @@ struct dn {
     bool sd_rules;      /* the scheduler's file is read as StableDiffusionPipeline does */
     bool flow;          /* the network predicts a velocity for flow matching */
     bool has_vae;       /* else the latent is the picture */
-    bool vae_overflows; /* in f16 (SDXL): there it runs in bf16 unless another type is asked for */
+    bool vae_overflows; /* in f16 as its weights stand (SDXL): there it is scaled (vae_shrink) */
     struct vae_config vae_cfg;
 
     struct dl_run run;

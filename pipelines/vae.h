@@ -47,17 +47,9 @@ int vae_config_read(struct vae_config *c, const char *path, struct dl_err *e);
 void vae_bind(struct vae *v, const struct vae_config *c, struct bind *b);
 void vae_close(struct vae *v);
 
-/* How the decoder computes, from a choice (the switch --vae-dtype) and the type of the denoiser. */
-enum vae_type { VAE_AUTO, VAE_F32, VAE_BF16, VAE_F16 };
-
-/* Reads "auto", "f32", "bf16" or "f16"; < 0 when it is none of them. */
-int vae_type_read(const char *name);
-
-/* enum dl_type of the decoder's run, and in *shrink whether vae_shrink is needed with it. auto: the denoiser's type. */
-int vae_type_pick(const struct vae_config *c, enum vae_type choice, int denoiser, bool *shrink);
-
-/* Scales the decoder for f16, once, after vae_bind and before weights are loaded: the scaled weights are copied to host
- * memory as f32 (SDXL's: 130 MB), until vae_close. Weights without bytes (a fault in the checkpoint) are passed over.
+/* Scales the decoder for f16, once (a second call does nothing), after vae_bind and before weights are loaded: the
+ * scaled weights are copied to host memory as f32 (SDXL's: 130 MB), until vae_close. Weights without bytes (a fault in
+ * the checkpoint) are passed over.
  */
 int vae_shrink(struct vae *v, struct dl_err *e);
 

@@ -1,7 +1,6 @@
 #include "pipelines/vae.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 /* A power of two, so that scaled f32 values are exact. */
 static const float shrink_to = 1.0f / 32;
@@ -11,23 +10,6 @@ struct vae_own {
     struct vae_own *next;
     float value[];
 };
-
-int vae_type_read(const char *name)
-{
-    static const char *const names[] = {"auto", "f32", "bf16", "f16"};
-    for (int i = 0; i < 4; i++)
-        if (!strcmp(name, names[i])) return i;
-    return -1;
-}
-
-int vae_type_pick(const struct vae_config *c, enum vae_type choice, int denoiser, bool *shrink)
-{
-    static const int of[] = {0, DL_F32, DL_BF16, DL_F16};
-    int type = choice == VAE_AUTO ? denoiser : of[choice];
-    if (type != DL_F32 && type != DL_BF16 && type != DL_F16) type = DL_BF16; /* a denoiser in e4m3 */
-    *shrink = type == DL_F16 && c->force_upcast;
-    return type;
-}
 
 static int scale(struct vae *v, struct dl_w *w, struct dl_err *e)
 {
@@ -60,6 +42,7 @@ static int scale_resnet(struct vae *v, struct vae_resnet *n, struct dl_err *e)
 int vae_shrink(struct vae *v, struct dl_err *e)
 {
     struct dl_w *w[] = {&v->conv_in, &v->conv_in_b, &v->attn_out, &v->attn_out_b};
+    if (v->scale != 1) return 0;
     v->scale = shrink_to;
     for (size_t i = 0; i < sizeof w / sizeof *w; i++)
         if (scale(v, w[i], e) < 0) return -1;

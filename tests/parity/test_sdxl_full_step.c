@@ -1,11 +1,12 @@
 /* One UNet step of the full-size synthetic SDXL at 128x128 latents against diffusers in float32
- * (tools/ref/sdxl_full_step.py). Runs where DLENS_FULL_DIR names a folder with room for 7 GB and the machine has 13 GB
- * of memory: the checkpoint, in f16, is made there when it is absent. */
+ * (tools/ref/sdxl_full_step.py), and what its decoder loses in half precision. Runs where DLENS_FULL_DIR names a folder
+ * with room for 7 GB and the machine has 13 GB of memory: the checkpoint, in f16, is made there when it is absent. */
 
 #include "tests/parity/net.h"
 #include "tools/synth.h"
 
 #include "pipelines/unet.h"
+#include "pipelines/vae.h"
 
 #include <time.h>
 #include <unistd.h>
@@ -52,16 +53,29 @@ static void phase(struct dl_run *r, void *arg)
     unet_step(r, j->u, j->x, &j->rows, j->y);
 }
 
+/* The checkpoint, made where it is absent. */
+static void full_checkpoint(char folder[1000])
+{
+    char path[1100];
+    snprintf(folder, 1000, "%s/sdxl", folder_or_skip());
+    snprintf(path, sizeof path, "%s/model_index.json", folder);
+    if (!access(path, F_OK)) return;
+    print_message("making %s\n", folder);
+    must(synth_write(&(struct synth_opts){.like = "sdxl", .full = true, .type = DL_F16, .out = folder}, e));
+}
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 static void test_full_step(void **state)
 {
     (void)state;
     char folder[1000], path[1100];
-    snprintf(folder, sizeof folder, "%s/sdxl", folder_or_skip());
-    snprintf(path, sizeof path, "%s/model_index.json", folder);
-    if (access(path, F_OK)) {
-        print_message("making %s\n", folder);
-        must(synth_write(&(struct synth_opts){.like = "sdxl", .full = true, .type = DL_F16, .out = folder}, e));
-    }
+    full_checkpoint(folder);
     struct unet *u = calloc(1, sizeof *u);
     assert_non_null(u);
     struct unet_config c;
@@ -98,10 +112,9 @@ static void test_full_step(void **state)
                                 .tokens = 77,
                                 .table = j.table,
                                 .table_steps = 1};
-    struct timespec from, to;
-    clock_gettime(CLOCK_MONOTONIC, &from);
+    double from = seconds();
     net_run(&r, &mc, &u->weights, phase, &j);
-    clock_gettime(CLOCK_MONOTONIC, &to);
+    double took = seconds() - from;
 
     int64_t n;
     const float *eps = ref_floats(ref, "eps", &n), *mine = j.y.p;
@@ -110,7 +123,7 @@ static void test_full_step(void **state)
     for (int64_t i = 0; i < n; i++)
         diff += ((double)mine[i] - eps[i]) * ((double)mine[i] - eps[i]), sum += (double)eps[i] * eps[i];
     print_message("full-size SDXL, one step, one row: relative L2 error %.2e (limit 1e-4), %.1f s with loading\n",
-                  sqrt(diff / sum), (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) * 1e-9);
+                  sqrt(diff / sum), took);
     assert_true(sqrt(diff / sum) <= 1e-4);
 
     void *all[] = {j.x.p, j.text.p, j.pooled.p, j.y.p, j.kv, j.table};
@@ -124,8 +137,79 @@ static void test_full_step(void **state)
     st_close(ref);
 }
 
+struct decode {
+    struct vae *v;
+    dl_act z, x;
+};
+
+static void decode_phase(struct dl_run *r, void *arg)
+{
+    struct decode *d = arg;
+    vae_decode(r, d->v, d->z, d->x);
+}
+
+enum { SIDE = 16 }; /* of the latent: f16 is the plain reference's here */
+
+/* The picture [SIDE * 8][SIDE * 8][3] in a type, to be freed. */
+static float *decode_as(const char *folder, int type)
+{
+    char path[1100];
+    struct vae *v = calloc(1, sizeof *v);
+    struct vae_config c;
+    struct st_set *files;
+    struct bind b;
+    assert_non_null(v);
+    snprintf(path, sizeof path, "%s/vae", folder);
+    must(st_set_open(&files, path, "diffusion_pytorch_model", e));
+    snprintf(path, sizeof path, "%s/vae/config.json", folder);
+    must(vae_config_read(&c, path, e));
+    must(bind_open(&b, files, &v->weights, e));
+    vae_bind(v, &c, &b);
+    must(bind_close(&b, e));
+    if (type == DL_F16) must(vae_shrink(v, e));
+    struct machine mc = machine_open(type == DL_F16);
+    struct dl_run r;
+    dl_run_open(&r, mc.be, mc.ctx, type);
+    int f = vae_factor(&c);
+    float *z = noise(4, SIDE * SIDE * 4);
+    struct decode d = {.v = v};
+    d.z = dl_act_at(net_put(&mc, DL_F32, z, SIDE * SIDE * 4), DL_F32, 1, SIDE, SIDE, 4);
+    d.x = dl_act_at(net_alloc(&mc, (int64_t)SIDE * f * SIDE * f * 3 * 4), DL_F32, 1, SIDE * f, SIDE * f, 3);
+    net_run(&r, &mc, &v->weights, decode_phase, &d);
+    float *x = net_get(d.x);
+    net_free(&mc, d.z.p), net_free(&mc, d.x.p);
+    free(z);
+    dl_run_close(&r);
+    vae_close(v);
+    free(v);
+    machine_close(&mc);
+    st_set_close(files);
+    return x;
+}
+
+static void test_full_decoder(void **state)
+{
+    (void)state;
+    static const int types[] = {DL_BF16, DL_F16};
+    static const double limits[] = {3e-2, 4e-3};
+    char folder[1000];
+    full_checkpoint(folder);
+    float *want = decode_as(folder, DL_F32);
+    for (int t = 0; t < 2; t++) {
+        float *x = decode_as(folder, types[t]);
+        double diff = 0, sum = 0;
+        for (int64_t i = 0; i < (int64_t)SIDE * SIDE * 64 * 3; i++)
+            diff += ((double)x[i] - want[i]) * ((double)x[i] - want[i]), sum += (double)want[i] * want[i];
+        print_message("full-size decoder, %s: relative L2 error against f32 %.2e (limit %.0e)\n",
+                      dl_type_name(types[t]), sqrt(diff / sum), limits[t]);
+        assert_true(sqrt(diff / sum) <= limits[t]);
+        free(x);
+    }
+    free(want);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_full_step)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_full_step), cmocka_unit_test(test_full_decoder)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -418,26 +418,6 @@ static void test_half_decoder(void **state)
     machine_close(&mc);
 }
 
-static void test_half_choice(void **state)
-{
-    (void)state;
-    struct vae_config upcast = {.force_upcast = true}, plain = {0};
-    bool shrink;
-    assert_int_equal(vae_type_read("auto"), VAE_AUTO);
-    assert_int_equal(vae_type_read("f32"), VAE_F32);
-    assert_int_equal(vae_type_read("bf16"), VAE_BF16);
-    assert_int_equal(vae_type_read("f16"), VAE_F16);
-    assert_true(vae_type_read("f64") < 0);
-    assert_int_equal(vae_type_pick(&upcast, VAE_AUTO, DL_F16, &shrink), DL_F16);
-    assert_true(shrink);
-    assert_int_equal(vae_type_pick(&plain, VAE_AUTO, DL_F16, &shrink), DL_F16);
-    assert_false(shrink);
-    assert_int_equal(vae_type_pick(&upcast, VAE_F32, DL_F16, &shrink), DL_F32);
-    assert_false(shrink);
-    assert_int_equal(vae_type_pick(&upcast, VAE_AUTO, DL_BF16, &shrink), DL_BF16);
-    assert_false(shrink);
-}
-
 static void assert_same_rows(dl_act a, int from_a, dl_act b, int from_b, int n, const char *what)
 {
     dl_act x = dl_act_rows(a, from_a, n), y = dl_act_rows(b, from_b, n);
@@ -511,8 +491,10 @@ static void test_rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32),         cmocka_unit_test(test_bf16), cmocka_unit_test(test_half_decoder),
-        cmocka_unit_test(test_half_choice), cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_half_decoder),
+        cmocka_unit_test(test_rows),
     };
     return cmocka_run_group_tests(tests, make_checkpoint, remove_checkpoint);
 }
