@@ -14,10 +14,10 @@
  *   flux_steps   a table of all modulation rows of all steps; over a quarter of the weights serves this alone
  *   flux_step    the rest, once per step
  *
- * Weights are kept in two sets for that reason: `prep` for flux_steps alone, which may be let go after it, and `weights`
- * for the rest. Both can be streamed (engine/stream.h): stage i of either belongs to block i, the double ones first, and
- * prep has one stage more, the head's; the embedders belong to no stage. flux_steps goes through all stages of prep
- * once, flux_step through those of weights.
+ * Weights are kept in two sets for that reason: `prep` for flux_steps alone, which may be let go after it, and
+ * `weights` for the rest. Both can be streamed (engine/stream.h): stage i of either belongs to block i, the double ones
+ * first, and prep has one stage more, the head's; the embedders belong to no stage. flux_steps goes through all stages
+ * of prep once, flux_step through those of weights.
  *
  * Half precision. diffusers has the timestep t (0..1000) and the guidance in the model's type, divides t by 1000 in it
  * and multiplies both by 1000 in it, which in bf16 turns 750 into 752 and guidance 3.5 into 3504; flux_time and

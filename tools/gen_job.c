@@ -218,25 +218,25 @@ void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_
         (double)images * ((double)plan->step_flops / plan->batch * plan->evaluations + (double)plan->decode_flops);
     snprintf(text, sizeof text,
              "plan: %" PRId64 " image%s of %d x %d pixels, %s, %d evaluation%s each, %d at once%s; %.3g TFLOP in all\n"
-             "memory: text encoder %s; then denoiser %s, VAE %s, working memory %s; at most %s at a time",
+             "memory: text encoder %s; then denoiser %s%s, VAE %s, working memory %s; at most %s at a time",
              images, images == 1 ? "" : "s", job->gen.width, job->gen.height, dl_type_name(job->gen.type),
              plan->evaluations, plan->evaluations == 1 ? "" : "s", plan->batch, plan->vae_tile ? ", VAE in tiles" : "",
              work * 1e-12, cli_bytes(a, plan->text_bytes + plan->text_work_bytes), cli_bytes(b, plan->denoiser_bytes),
-             cli_bytes(d, plan->vae_bytes), cli_bytes(f, plan->keep_bytes + plan->work_bytes),
-             cli_bytes(g, plan->peak_bytes));
+             plan->streamed ? " (streamed block by block)" : "", cli_bytes(d, plan->vae_bytes),
+             cli_bytes(f, plan->keep_bytes + plan->work_bytes), cli_bytes(g, plan->peak_bytes));
     if (out)
         fprintf(out, "%s\n", text);
     else
         cli_say(c, "%s", text);
-    json_object_set_new(c->result, "plan",
-                        json_pack("{s:I, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "images",
-                                  (json_int_t)images, "dtype", dl_type_name(job->gen.type), "batch", plan->batch,
-                                  "evaluations", plan->evaluations, "vae_tile", plan->vae_tile, "text_bytes",
-                                  (json_int_t)(plan->text_bytes + plan->text_work_bytes), "denoiser_bytes",
-                                  (json_int_t)plan->denoiser_bytes, "vae_bytes", (json_int_t)plan->vae_bytes,
-                                  "working_bytes", (json_int_t)(plan->keep_bytes + plan->work_bytes), "peak_bytes",
-                                  (json_int_t)plan->peak_bytes, "step_flops", (json_int_t)plan->step_flops,
-                                  "decode_flops", (json_int_t)plan->decode_flops));
+    json_object_set_new(
+        c->result, "plan",
+        json_pack("{s:I, s:s, s:i, s:i, s:i, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "images", (json_int_t)images,
+                  "dtype", dl_type_name(job->gen.type), "batch", plan->batch, "evaluations", plan->evaluations,
+                  "vae_tile", plan->vae_tile, "streamed", plan->streamed, "text_bytes",
+                  (json_int_t)(plan->text_bytes + plan->text_work_bytes), "denoiser_bytes",
+                  (json_int_t)plan->denoiser_bytes, "vae_bytes", (json_int_t)plan->vae_bytes, "working_bytes",
+                  (json_int_t)(plan->keep_bytes + plan->work_bytes), "peak_bytes", (json_int_t)plan->peak_bytes,
+                  "step_flops", (json_int_t)plan->step_flops, "decode_flops", (json_int_t)plan->decode_flops));
 }
 
 void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODERS])

@@ -39,8 +39,8 @@ def rotate(x, turns, use_real=True, use_real_unbind_dim=-1, sequence_dim=2):
 
 
 def sinusoids(timesteps, channels, **_):
-    """diffusers' own, in float32 operation by operation, but each function correctly rounded: torch's exponential is not
-    everywhere, which times 1000 and more shows in the sine."""
+    """diffusers' own, in float32 operation by operation, but each function correctly rounded: torch's exponential is
+    not everywhere, which times 1000 and more shows in the sine."""
     half = channels // 2
     exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32) / half
     angle = (timesteps[:, None].float() * exponent.double().exp().float()[None]).double()

@@ -4,10 +4,10 @@ tests/parity/test_flux_nnsight.c.
   dlens synth --like flux --out DIR/flux
   python flux_nnsight.py DIR/flux tests/parity/data/nnsight_flux.safetensors
 
-Needs the versions that the tutorial runs with as it is printed: nnsight 0.4.11, transformers 4.57.6, diffusers 0.35.2; on
-the CPU, whose generator NNsight then seeds. Every second block of T5 up to the last but one, its output in place of the
-last one's before T5's final norm, the empty prompt to CLIP, 1 step, guidance 0, seed 17; the size is smaller. Stored:
-bBB, u8 [h][w][3].
+Needs the versions that the tutorial runs with as it is printed: nnsight 0.4.11, transformers 4.57.6, diffusers 0.35.2;
+on the CPU, whose generator NNsight then seeds. Every second block of T5 up to the last but one, its output in place of
+the last one's before T5's final norm, the empty prompt to CLIP, 1 step, guidance 0, seed 17; the size is smaller.
+Stored: bBB, u8 [h][w][3].
 """
 import sys
 

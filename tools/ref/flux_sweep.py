@@ -5,11 +5,11 @@
     python flux_sweep.py DIR/$m tests/parity/data/sweep_$m.safetensors
   done
 
-The lens as the NNsight tutorial does it: the output of a block of T5, under T5's final norm unless that is off, is what
-the transformer gets as text; CLIP gets the empty prompt. Studied itself, CLIP gives the pooled vector from state k (the
-norm's row of the end token) and T5 gets the empty prompt. Both are fed to FluxPipeline. float32 with one thread, noise of
-torch's CPU generator. Stored for every image CASE.kKK of the cases below (CASE.plain: the ordinary call with the prompt
-as text):
+The lens as the NNsight tutorial does it: the output of a block of T5, under T5's final norm unless that is off, is
+what the transformer gets as text; CLIP gets the empty prompt. Studied itself, CLIP gives the pooled vector from state k
+(the norm's row of the end token) and T5 gets the empty prompt. Both are fed to FluxPipeline. float32 with one thread,
+noise of torch's CPU generator. Stored for every image CASE.kKK of the cases below (plain: the ordinary call with the
+prompt as text):
   CASE.kKK.latents  f32 [c][h][w], the scheduler's last output, unpacked
   CASE.kKK.image    u8 [h][w][3]
 and of the case "bf16", which starts from noise that was drawn in bfloat16:
