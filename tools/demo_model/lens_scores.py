@@ -90,4 +90,5 @@ def main():
         plot(tables, options.plot)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,12 @@
-"""Two (or more) single-threaded processes that average gradients; checkpoints at intervals and at SIGTERM.
+"""Where the training runs: two (or more) single-threaded CPU processes that average gradients, or one process with a
+GPU. Checkpoints at intervals and at SIGTERM.
 
-On a busy machine this is much faster than one process of two threads. A process that is stopped (SIGSTOP) only makes
-the others wait: the timeout is hours.
+On a busy machine two processes of one thread are much faster than one process of two. A process that is stopped
+(SIGSTOP) only makes the others wait: the timeout is hours.
 """
 import datetime
 import os
+import platform
 import signal
 import tempfile
 
@@ -16,10 +18,15 @@ import torch.multiprocessing as mp
 class Worker:
     """One of the processes; rank 0 writes the files."""
 
-    def __init__(self, rank, world, store):
+    def __init__(self, rank, world, store, options):
         self.rank, self.world = rank, world
+        self.device = torch.device(options.device)
+        self.loaders = options.loaders
         self.stop = False
-        torch.set_num_threads(1)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # a stage's shapes never change
+        else:
+            torch.set_num_threads(1)
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
         if world > 1:
@@ -29,6 +36,14 @@ class Worker:
 
     def _on_stop(self, *_):
         self.stop = True
+
+    def place(self, tensors):
+        """The tensors on this worker's device; from pinned memory without waiting for the copy."""
+        return [t.to(self.device, non_blocking=True) for t in tensors]
+
+    def scalar(self, value):
+        """A float64 on the device, for running means: reading a value back at every step would make a GPU wait."""
+        return torch.tensor(value, dtype=torch.float64, device=self.device)
 
     def average_gradients(self, parameters, progress=0.0):
         """Averages the gradients over the processes. Returns (True if any was asked to stop, mean progress)."""
@@ -51,23 +66,26 @@ class Worker:
 
 
 def _enter(rank, world, store, function, options):
-    worker = Worker(rank, world, store)
+    worker = Worker(rank, world, store, options)
     function(worker, options)
     if world > 1:
         dist.destroy_process_group()
+    return worker.stop
 
 
 def launch(function, options):
-    """Runs function(worker, options) in options.processes processes and waits; SIGTERM is passed on to them."""
+    """Runs function(worker, options) in options.processes processes and waits; SIGTERM is passed on to them. Returns
+    True if it was asked to stop."""
     world = options.processes
     with tempfile.TemporaryDirectory() as folder:
         store = os.path.join(folder, "store")
         if world == 1:
-            _enter(0, 1, store, function, options)
-            return
+            return _enter(0, 1, store, function, options)
         context = mp.spawn(_enter, (world, store, function, options), nprocs=world, join=False)
+        stopped = []
 
         def pass_on(*_):
+            stopped.append(True)
             for process in context.processes:
                 process.terminate()
 
@@ -75,6 +93,18 @@ def launch(function, options):
         signal.signal(signal.SIGINT, pass_on)
         while not context.join():
             pass
+        return bool(stopped)
+
+
+def device_name(device):
+    """What a device is, in words."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        with open("/proc/cpuinfo") as f:
+            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def save_atomically(state, path):

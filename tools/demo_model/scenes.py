@@ -24,7 +24,6 @@ COLOURS = {
     "pink": (250, 130, 190),
 }
 BACKGROUNDS = {"white": (248, 248, 248), "black": (12, 12, 12), "grey": (128, 128, 128), "brown": (105, 70, 40)}
-RELATIONS = ("left", "above", "inside")  # right and below are the same scenes, said the other way round
 OUTER = ("circle", "square", "heart")  # shapes that something fits into
 SMALL, MIDDLE, LARGE = 7.0, 10.5, 16.0  # radii in pixels
 
@@ -41,7 +40,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    relation: str  # "single", "left", "above", "inside", "row"
+    relation: str  # "single", "left", "above", "inside", "row"; right and below are the same, said the other way round
     things: tuple  # in the order of the relation: things[0] is left of, above or inside things[1]
     background: str
 

@@ -14,6 +14,7 @@ from diffusers import DDIMScheduler
 
 import tokenizer
 from captions import Speaker
+from feed import feed, load
 from layers import layer_table
 from models import TEXT_LENGTH, count, make_text, make_unet, make_vae
 from parallel import save_atomically
@@ -21,7 +22,7 @@ from scenes import render, sample
 from train_text import text_groups
 from train_vae import to_tensor
 
-CAPTIONS = 8  # captions of each process and step
+CAPTIONS = {"cpu": 8, "cuda": 128}  # of each process and step
 DRAWS = 2  # noise levels for each caption
 EMPTY = 0.1  # share of empty captions, for guidance
 AVERAGE = 0.999  # of the weights' moving average, which is what is exported
@@ -44,9 +45,10 @@ def make_scheduler():
 
 def finished_vae(options):
     """The trained VAE, its latents shifted and scaled channel by channel (folded into the 1x1 convolutions around
-    the latents, which changes no picture) to mean 0 and one common deviation, whose inverse is the scaling factor."""
+    the latents, which changes no picture) to mean 0 and one common deviation, whose inverse is the scaling factor.
+    Always worked out on the CPU, so that the export gets what the latents were made with."""
     vae = make_vae()
-    vae.load_state_dict(torch.load(os.path.join(options.work, "vae.pt"), weights_only=False)["vae"])
+    vae.load_state_dict(torch.load(os.path.join(options.work, "vae.pt"), map_location="cpu", weights_only=False)["vae"])
     vae.eval().requires_grad_(False)
     rng = np.random.default_rng(5)
     latents = []
@@ -65,20 +67,59 @@ def finished_vae(options):
     return vae
 
 
+class Pictures:
+    """Item [at] holds the pictures of 50 scenes from scene at on."""
+
+    CHUNK = 50
+
+    def __init__(self, scenes):
+        self.scenes = scenes
+
+    def __getitem__(self, at):
+        return (to_tensor([render(s) for s in self.scenes[at : at + self.CHUNK]]),)
+
+
 def cached_latents(worker, options):
     """(scenes, latents [n, 4, 12, 12], scaled): each process draws and encodes its own part, kept in a file."""
     path = os.path.join(options.work, f"latents{worker.rank}of{worker.world}.pt")
     if not os.path.exists(path):
-        vae = finished_vae(options)
+        vae = finished_vae(options).to(worker.device)
         rng = np.random.default_rng((13, worker.rank))
         scenes = [sample(rng) for _ in range(options.scenes // worker.world)]
         latents = []
-        for at in range(0, len(scenes), 50):
-            images = to_tensor([render(s) for s in scenes[at : at + 50]])
-            latents.append((vae.encode(images).latent_dist.mean * vae.config.scaling_factor).half())
+        for (images,) in load(worker, Pictures(scenes), range(0, len(scenes), Pictures.CHUNK)):
+            latents.append((vae.encode(images).latent_dist.mean * vae.config.scaling_factor).half().cpu())
         save_atomically({"scenes": scenes, "latents": torch.cat(latents)}, path)
     state = torch.load(path, weights_only=False)
     return state["scenes"], state["latents"]
+
+
+class Draw:
+    """Batches of captions and noisy latents. Every caption comes with DRAWS noise levels."""
+
+    def __init__(self, scenes, latents, captions):
+        self.scenes, self.latents, self.captions = scenes, latents, captions
+        self.alphas = make_scheduler().alphas_cumprod
+
+    def __call__(self, rng, torch_rng):
+        """Token ids [captions, length]; and for n = captions x DRAWS: times [n], noisy latents and the velocities to
+        predict [n, 4, 12, 12], and the weights in the loss [n]."""
+        speaker = Speaker(rng)
+        chosen = rng.integers(len(self.scenes), size=self.captions)
+        captions = ["" if rng.random() < EMPTY else speaker.say(self.scenes[i]) for i in chosen]
+        ids = torch.tensor([tokenizer.encode(c, TEXT_LENGTH) for c in captions])
+        clean = self.latents[torch.from_numpy(chosen)].float().repeat(DRAWS, 1, 1, 1)
+        n = len(clean)
+        # noise levels spread evenly over the batch
+        places = torch.randperm(n, generator=torch_rng) + torch.rand(n, generator=torch_rng)
+        t = (places / n * 1000).long()
+        alpha = self.alphas[t].view(-1, 1, 1, 1)
+        noise = torch.randn(clean.shape, generator=torch_rng)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        snr = (alpha / (1 - alpha)).flatten()
+        weight = (LARGEST_SNR + 1) / (snr.clamp(min=LARGEST_SNR) + 1)
+        return ids, t, noisy, target, weight
 
 
 class Pair(torch.nn.Module):
@@ -93,7 +134,7 @@ class Pair(torch.nn.Module):
 
 def run(worker, options):
     torch.manual_seed(9)
-    pair = Pair()
+    pair = Pair().to(worker.device)
     path = os.path.join(options.work, "diffusion.pt")
     groups = text_groups(pair.text, TEXT_RATE)
     matrices = [p for p in pair.unet.parameters() if p.ndim > 1]
@@ -106,7 +147,7 @@ def run(worker, options):
     if os.path.exists(path):
         state = torch.load(path, map_location="cpu", weights_only=False)
         pair.load_state_dict(state["pair"])
-        average = state["average"]
+        average = {k: v.to(worker.device) for k, v in state["average"].items()}
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
         del state
@@ -120,29 +161,16 @@ def run(worker, options):
     scenes, latents = cached_latents(worker, options)
     worker.barrier()
     pair.unet.to(memory_format=torch.channels_last)
-    alphas = make_scheduler().alphas_cumprod
-    rng = np.random.default_rng((14, worker.rank, step))
-    speaker = Speaker(rng)
-    torch.manual_seed(1000 * worker.rank + step)
+    size = options.batch or CAPTIONS[worker.device.type]
+    batches = feed(worker, Draw(scenes, latents, size), 14, step)
     if worker.rank == 0:
         print(f"text {count(pair.text)}, unet {count(pair.unet)} parameters, {worker.world} x {len(scenes)} scenes, "
-              f"from step {step}, minute {spent / 60:.1f} of {options.minutes}", flush=True)
+              f"from step {step}, minute {spent / 60:.1f} of {options.minutes}, "
+              f"{worker.world} x {size} captions a step on {worker.device}", flush=True)
     began = saved = time.time()
-    first, mean_loss, stop = step, 1.0, False
+    first, mean_loss, stop = step, worker.scalar(1.0), False
     while progress < 1 and not stop:
-        chosen = rng.integers(len(scenes), size=CAPTIONS)
-        captions = ["" if rng.random() < EMPTY else speaker.say(scenes[i]) for i in chosen]
-        ids = torch.tensor([tokenizer.encode(c, TEXT_LENGTH) for c in captions])
-        clean = latents[torch.from_numpy(chosen)].float().repeat(DRAWS, 1, 1, 1)
-        n = len(clean)
-        # noise levels spread evenly over the batch
-        t = ((torch.randperm(n) + torch.rand(n)) / n * 1000).long()
-        alpha = alphas[t].view(-1, 1, 1, 1)
-        noise = torch.randn_like(clean)
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        snr = (alpha / (1 - alpha)).flatten()
-        weight = (LARGEST_SNR + 1) / (snr.clamp(min=LARGEST_SNR) + 1)
+        ids, t, noisy, target, weight = next(batches)
         for group in optimizer.param_groups:
             warm = min(1.0, (step + 1) / 300)
             group["lr"] = group["peak"] * warm * (0.5 + 0.5 * np.cos(np.pi * min(1.0, progress))) + 1e-7
@@ -163,9 +191,9 @@ def run(worker, options):
         with torch.no_grad():
             present = pair.state_dict()
             torch._foreach_lerp_([average[k] for k in average], [present[k] for k in average], 1 - keep)
-        mean_loss += max(0.01, 1 / (step - first)) * (float(loss.detach()) - mean_loss)
+        mean_loss += max(0.01, 1 / (step - first)) * (loss.detach().double() - mean_loss)
         if step % 50 == 0:
-            line = {"step": step, "loss": round(mean_loss, 5), "minutes": round(spent_now / 60, 2)}
+            line = {"step": step, "loss": round(float(mean_loss), 5), "minutes": round(spent_now / 60, 2)}
             line["steps_per_second"] = round((step - first) / (time.time() - began), 3)
             with open(os.path.join(options.work, "diffusion.jsonl"), "a") as f:
                 f.write(json.dumps(line) + "\n")
@@ -182,4 +210,5 @@ def run(worker, options):
             }
             save_atomically(state, path)
             saved = time.time()
+    batches.close()
     worker.barrier()

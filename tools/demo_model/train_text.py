@@ -6,21 +6,21 @@ Called by train.py; see there.
 import json
 import os
 import time
+from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
 
 import tokenizer
 from captions import Speaker
+from feed import feed
 from layers import layer_table
 from models import TEXT_LENGTH, TEXT_WIDTH, count, make_text
 from parallel import save_atomically
-from scenes import BACKGROUNDS, render, sample
-from train_vae import rate, to_tensor
+from scenes import render, sample
+from train_vae import foreground_weight, rate, to_tensor
 
-BATCH = 20  # of each process
-FOREGROUND_WEIGHT = 4.0
+BATCH = {"cpu": 20, "cuda": 160}  # of each process
 GRID, PATCH = 6, 4  # 6 x 6 queries, each paints 4 x 4 pixels of 24 x 24
 
 
@@ -38,13 +38,13 @@ class Painter(nn.Module):
         return out.reshape(-1, 3, GRID * PATCH, GRID * PATCH)
 
 
-def batch_of(rng, speaker, n):
+def draw(n, rng, _):
+    """A batch: token ids, coarse pictures and their pixels' weights."""
+    speaker = Speaker(rng)
     scenes = [sample(rng, still=True) for _ in range(n)]
     ids = torch.tensor([tokenizer.encode(speaker.say(s), TEXT_LENGTH) for s in scenes])
     images = nn.functional.avg_pool2d(to_tensor([render(s) for s in scenes]), 2)
-    ground = torch.tensor([BACKGROUNDS[s.background] for s in scenes]).float().div(127.5).sub(1)
-    foreground = (images - ground[:, :, None, None]).abs().amax(1, keepdim=True) > 0.02
-    return ids, images, 1 + (FOREGROUND_WEIGHT - 1) * foreground.float()
+    return ids, images, foreground_weight(images, scenes)
 
 
 def text_groups(text, learning_rate):
@@ -61,6 +61,7 @@ def run(worker, options):
     torch.manual_seed(8)
     vocabulary, _ = tokenizer.build()
     text, painter = make_text(len(vocabulary), vocabulary[tokenizer.END]), Painter()
+    text, painter = text.to(worker.device), painter.to(worker.device)
     parameters = list(text.parameters()) + list(painter.parameters())
     groups = text_groups(text, 6e-4) + [{"params": list(painter.parameters()), "weight_decay": 0.01, "peak": 1e-3}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
@@ -74,14 +75,15 @@ def run(worker, options):
         step = state["step"]
     if step >= options.text_steps:
         return
-    rng = np.random.default_rng((12, worker.rank, step))
-    speaker = Speaker(rng)
+    size = options.batch or BATCH[worker.device.type]
+    batches = feed(worker, partial(draw, size), 12, step)
     if worker.rank == 0:
-        print(f"text: {count(text)} parameters, from step {step} to {options.text_steps}", flush=True)
+        print(f"text: {count(text)} parameters, from step {step} to {options.text_steps}, "
+              f"{worker.world} x {size} captions a step on {worker.device}", flush=True)
     began = saved = time.time()
-    first, mean_loss, stop = step, 0.2, False
+    first, mean_loss, stop = step, worker.scalar(0.2), False
     while step < options.text_steps and not stop:
-        ids, images, weight = batch_of(rng, speaker, BATCH)
+        ids, images, weight = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, options.text_steps, group["peak"])
         loss = (weight * (painter(text(ids).last_hidden_state) - images).square()).mean()
@@ -91,11 +93,11 @@ def run(worker, options):
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
-        mean_loss = 0.98 * mean_loss + 0.02 * float(loss.detach())
+        mean_loss = 0.98 * mean_loss + 0.02 * loss.detach().double()
         if worker.rank != 0:
             continue
         if step % 100 == 0:
-            line = {"step": step, "loss": mean_loss, "seconds": time.time() - began}
+            line = {"step": step, "loss": float(mean_loss), "seconds": time.time() - began}
             line["steps_per_second"] = (step - first) / line["seconds"]
             with open(os.path.join(options.work, "text.jsonl"), "a") as f:
                 f.write(json.dumps(line) + "\n")
@@ -111,4 +113,5 @@ def run(worker, options):
             }
             save_atomically(state, path)
             saved = time.time()
+    batches.close()
     worker.barrier()
