@@ -19,6 +19,8 @@ struct bench {
     struct pipe_progress pr;
     struct pipe_image *im; /* [batch], with latents */
     float *noise;          /* one latent */
+    float *lowres;         /* an upscaler's small picture; NULL for other models */
+    struct dl_rng *rng;    /* [batch] for samplers that draw */
     double *step_us;       /* [evaluations] when each step was done */
     int n_step;
     double last_us;
@@ -66,10 +68,13 @@ static int open_images(struct bench *b, struct dl_err *e)
     int64_t count = pipe_latent_count(b->m.pipe, b->args->sweep.width, b->args->sweep.height);
     b->noise = malloc((size_t)count * sizeof *b->noise);
     b->im = calloc((size_t)b->plan.batch, sizeof *b->im);
+    b->rng = calloc((size_t)b->plan.batch, sizeof *b->rng);
+    int64_t small = b->m.pipe->dn->lowres.rs;
+    if (small && (b->lowres = malloc((size_t)small * sizeof *b->lowres))) random_values(b->lowres, small, 19);
     b->step_us = calloc((size_t)b->plan.evaluations, sizeof *b->step_us);
     float *latents = malloc((size_t)(b->plan.batch * count) * sizeof *latents);
     if (b->im) b->im[0].latent = latents;
-    if (!b->noise || !b->im || !b->step_us || !latents) {
+    if (!b->noise || !b->im || !b->rng || !b->step_us || !latents || (small && !b->lowres)) {
         if (!b->im) free(latents);
         return dl_fail(e, DL_ENOMEM, "no memory for %d latents", b->plan.batch);
     }
@@ -92,8 +97,6 @@ static int bench_open(struct bench *b, int batch, struct dl_err *e)
     s.batch = batch < s.layers ? batch : s.layers;
     struct pipe_gen g = bench_gen(b->m.pipe, &s);
     if (pipe_plan(b->m.pipe, &g, &b->plan, e) < 0) return -1;
-    if (b->plan.draws) return dl_fail(e, DL_EUSAGE, "%s: this sampler draws noise in its steps; give another model",
-                                      b->m.pipe->title);
     cli_say(b->cli, "%s: loading", b->m.pipe->title);
     if (bench_model_fill(&b->m, e) < 0 || pipe_load(b->m.pipe, e) < 0) return -1;
     b->pr = (struct pipe_progress){.step = stepped, .user = b, .stop = cli_catch_interrupt()};
@@ -103,7 +106,7 @@ static int bench_open(struct bench *b, int batch, struct dl_err *e)
 static void bench_close(struct bench *b)
 {
     if (b->im) free(b->im[0].latent);
-    free(b->im), free(b->noise), free(b->step_us);
+    free(b->im), free(b->rng), free(b->noise), free(b->lowres), free(b->step_us);
     bench_model_close(&b->m);
     bench_device_close(&b->dev);
 }
@@ -117,6 +120,8 @@ static int denoise(struct bench *b, int n, int first, struct dl_err *e)
     for (int i = 0; i < n; i++) {
         b->im[i].latent = latents + i * count;
         memcpy(b->im[i].latent, b->noise, (size_t)count * sizeof(float));
+        rng_seed(&b->rng[i], RNG_TORCH_CPU, 17, 0, 0);
+        b->im[i].rng = &b->rng[i], b->im[i].lowres = b->lowres;
     }
     b->n_step = 0, b->last_us = clock_us();
     int rc = pipe_denoise(b->m.pipe, b->im, n, &b->pr, e);

@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* An upscaler without an encoder of its own is given what the model before it had: DeepFloyd IF's tokens and layers. */
+enum { TOKENS = 77, LAYERS = 24 };
+
 /* ---- opening ---- */
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f)
@@ -37,6 +40,7 @@ int bench_model_open(struct bench_model *m, const struct bench_source *s, int ty
     if (s->like && make_up(m, s, type, e) < 0) return -1;
     struct pipe_opts o = {.be = be, .ctx = ctx, .text = TEXT_HF5};
     if (pipe_open(&m->pipe, s->like ? m->temp : s->dir, &o, e) < 0) return -1;
+    if (!m->pipe->cond_tokens) m->pipe->cond_tokens = TOKENS;
     if (s->like)
         snprintf(m->pipe->title, sizeof m->pipe->title, "Synthetic %.60s%s", s->like, s->tiny ? " (tiny)" : "");
     return 0;
@@ -132,7 +136,7 @@ int bench_sweep_complete(const struct pipe *p, struct bench_sweep *s, struct dl_
         return dl_fail(e, DL_EUSAGE, "--size %dx%d: this model makes multiples of %d", s->width, s->height,
                        p->size_multiple);
     if (!s->steps) s->steps = p->def.steps;
-    if (!s->layers) s->layers = p->encoder[p->studied].blocks;
+    if (!s->layers) s->layers = p->n_encoders ? p->encoder[p->studied].blocks : LAYERS;
     if (isnan(s->guidance)) s->guidance = (double)p->def.guidance;
     return 0;
 }
