@@ -259,6 +259,9 @@ static int refuse_idle(const struct cli *c, const struct bench_args *a, struct d
                        a->what == BENCH_KERNELS ? "kernels" : "model");
     if ((predict || a->what == BENCH_MODEL) && a->n_batches > 1)
         return dl_fail(e, DL_EUSAGE, "--batch: one size here; several are for dlens bench sweep");
+    size_t n = a->plot ? strlen(a->plot) : 0;
+    if (a->plot && (n < 5 || (strcmp(a->plot + n - 4, ".png") && strcmp(a->plot + n - 4, ".svg"))))
+        return dl_fail(e, DL_EUSAGE, "--plot %s: expected a name that ends in .png or .svg", a->plot);
     if (a->plot && !roofline_built()) return dl_fail(e, DL_EUSAGE, "--plot: this dlens was built without cairo");
     return 0;
 }

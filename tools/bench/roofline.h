@@ -23,7 +23,7 @@ struct roofline {
 
 bool roofline_built(void); /* false: this build has no cairo */
 
-/* Writes path, a .png or .svg file. */
+/* Writes path: an SVG where it ends in .svg, else a PNG. */
 int roofline_draw(const char *path, const struct roofline *r, struct dl_err *e);
 
 #endif

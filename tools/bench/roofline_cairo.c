@@ -122,15 +122,14 @@ static void paint(cairo_t *cr, const struct roofline *r)
 int roofline_draw(const char *path, const struct roofline *r, struct dl_err *e)
 {
     size_t n = strlen(path);
-    bool svg = n > 4 && !strcmp(path + n - 4, ".svg"), png = n > 4 && !strcmp(path + n - 4, ".png");
-    if (!svg && !png) return dl_fail(e, DL_EUSAGE, "--plot %s: expected a name that ends in .png or .svg", path);
+    bool svg = n > 4 && !strcmp(path + n - 4, ".svg");
     cairo_surface_t *s = svg ? cairo_svg_surface_create(path, WIDTH, HEIGHT)
                              : cairo_image_surface_create(CAIRO_FORMAT_RGB24, WIDTH, HEIGHT);
     cairo_t *cr = cairo_create(s);
     paint(cr, r);
     cairo_status_t bad = cairo_status(cr);
     cairo_destroy(cr);
-    if (!bad && png) bad = cairo_surface_write_to_png(s, path);
+    if (!bad && !svg) bad = cairo_surface_write_to_png(s, path);
     cairo_surface_finish(s);
     if (!bad) bad = cairo_surface_status(s);
     cairo_surface_destroy(s);
