@@ -49,8 +49,8 @@ int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struc
     struct lens_upscale *up = &job->up;
     job->gen.conds = group * job->n_layers + (lens_guided(p, job) ? group : 0);
     /* The encoder that gives it is then fed the empty prompt alone. */
-    job->gen.one_pooled = p->cond_pooled && !p->encoder[job->lens.encoder].pooled && !job->lens.other_prompt &&
-                          !lens_guided(p, job);
+    job->gen.one_pooled =
+        p->cond_pooled && !p->encoder[job->lens.encoder].pooled && !job->lens.other_prompt && !lens_guided(p, job);
     if (up->pipe) { /* it is there at the same time, and takes its memory first */
         up->gen.conds = job->gen.conds, up->gen.images = images;
         up->gen.width = job->gen.width * up->pipe->upscales, up->gen.height = job->gen.height * up->pipe->upscales;
@@ -59,7 +59,10 @@ int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struc
         job->gen.reserved_bytes = up->plan.denoiser_bytes + up->plan.keep_bytes + up->plan.work_bytes;
     }
     if (pipe_plan(p, &job->gen, out, e) < 0) return -1;
-    out->peak_bytes += job->gen.reserved_bytes;
+    int64_t denoise =
+        out->denoiser_bytes + out->vae_bytes + out->keep_bytes + out->work_bytes + job->gen.reserved_bytes;
+    int64_t text = out->text_bytes + out->text_work_bytes;
+    out->peak_bytes = denoise > text ? denoise : text;
     return 0;
 }
 

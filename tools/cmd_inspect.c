@@ -12,7 +12,8 @@ static const char help[] =
     "the layers under all their names; and what a sweep over all layers would need. Nothing is loaded.\n"
     "\n"
     "  DIR                folder in diffusers layout, or a hub id that lies in the local Hugging Face cache\n"
-    "  --size, --dtype, --batch, --steps, --device, --threads   as for dlens sweep\n"
+    "  --size, --dtype, --batch, --steps, --upscale, --max-tokens, --resident, --device, --threads   as for dlens "
+    "sweep\n"
     "  --json             one JSON object on stdout        --quiet       errors only\n";
 
 static const struct option options[] = {CLI_OPTIONS,
@@ -20,6 +21,9 @@ static const struct option options[] = {CLI_OPTIONS,
                                         {"dtype", required_argument, NULL, GEN_DTYPE},
                                         {"batch", required_argument, NULL, GEN_BATCH},
                                         {"steps", required_argument, NULL, GEN_STEPS},
+                                        {"upscale", required_argument, NULL, GEN_UPSCALE},
+                                        {"max-tokens", required_argument, NULL, GEN_MAX_TOKENS},
+                                        {"resident", required_argument, NULL, GEN_RESIDENT},
                                         {0}};
 
 struct inspect {
@@ -118,6 +122,13 @@ static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
     rc = pipe_check(m.pipe, part, &i, e);
     if (!c->json && i.told > FAULTS_TOLD) printf("  and %d more (--json lists all)\n", i.told - FAULTS_TOLD);
     if (rc < 0) goto done;
+    if (m.pipe->upscales) {
+        json_object_set_new(c->result, "upscales", json_integer(m.pipe->upscales));
+        if (!c->json)
+            printf("\na second stage: it enlarges pictures %d times (--upscale beside the first stage's --model)\n",
+                   m.pipe->upscales);
+        goto done;
+    }
     if (!c->json) aliases(m.pipe);
     if (prompts_add(&ps, "", NULL, a->seeds, a->n_seeds, e) < 0 || gen_job(a, &m, &ps, &r, &job, e) < 0 ||
         lens_plan(m.pipe, &job, &plan, e) < 0)

@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const char help[] =
-    "usage: dlens tokens --model DIR (--prompt TEXT | --prompts FILE) [--text hf5|hf4] [--json]\n"
+    "usage: dlens tokens --model DIR (--prompt TEXT | --prompts FILE) [options]\n"
     "\n"
     "How the model's tokenizer cuts prompts, and what does not fit.\n"
     "\n"
@@ -13,6 +13,7 @@ static const char help[] =
     "  --prompt TEXT      the prompt\n"
     "  --prompts FILE     one prompt a line, or JSON lines {\"prompt\": ...}\n"
     "  --text hf5|hf4     text cleaning of transformers 5 (default) or 4 with ftfy, as in the tutorial\n"
+    "  --max-tokens N, --clean-caption on|off   as for dlens sweep\n"
     "  --json             one object a line for each prompt; ids include padding, pieces do not:\n"
     "                     {\"prompt\": ..., \"text_encoder\": {\"ids\": [...], \"pieces\": [...], \"truncated\": "
     "\"...\"}}\n";
@@ -22,6 +23,8 @@ static const struct option options[] = {CLI_OPTIONS,
                                         {"prompt", required_argument, NULL, GEN_PROMPT},
                                         {"prompts", required_argument, NULL, GEN_PROMPTS},
                                         {"text", required_argument, NULL, GEN_TEXT},
+                                        {"max-tokens", required_argument, NULL, GEN_MAX_TOKENS},
+                                        {"clean-caption", required_argument, NULL, GEN_CLEAN_CAPTION},
                                         {0}};
 
 static json_t *to_json(const struct token_list *t)
@@ -44,9 +47,10 @@ static int tokens(struct cli *c, void *user, char *line, struct dl_err *e)
     const struct gen_args *a = user;
     struct prompts ps = {0};
     struct gen_model m = {0};
+    struct pipe_lens lens;
     int rc = -1;
     (void)line;
-    if (gen_prompts(a, &ps, e) < 0 || gen_open(c, a, &m, e) < 0) goto done;
+    if (gen_prompts(a, &ps, e) < 0 || gen_open(c, a, &m, e) < 0 || gen_lens(a, m.pipe, &lens, e) < 0) goto done;
     rc = 0;
     for (int i = 0; i < ps.n && rc == 0; i++) {
         json_t *o = json_pack("{s:s}", "prompt", ps.p[i].text);

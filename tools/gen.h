@@ -102,13 +102,13 @@ enum {
         {"vae-dtype", required_argument, NULL, GEN_VAE_DTYPE},                                                         \
         {"original-size", required_argument, NULL, GEN_ORIGINAL_SIZE}, {"crop", required_argument, NULL, GEN_CROP},    \
         {"target-size", required_argument, NULL, GEN_TARGET_SIZE},                                                     \
-        {"resident", required_argument, NULL, GEN_RESIDENT},                                                           \
     {                                                                                                                  \
-        "clean-caption", required_argument, NULL, GEN_CLEAN_CAPTION                                                    \
+        "resident", required_argument, NULL, GEN_RESIDENT                                                              \
     }
 #define GEN_TEXT_OPTIONS                                                                                               \
     {"prompt", required_argument, NULL, GEN_PROMPT}, {"prompts", required_argument, NULL, GEN_PROMPTS},                \
         {"negative", required_argument, NULL, GEN_NEGATIVE}, {"text", required_argument, NULL, GEN_TEXT},              \
+        {"clean-caption", required_argument, NULL, GEN_CLEAN_CAPTION},                                                 \
     {                                                                                                                  \
         "preset", required_argument, NULL, GEN_PRESET                                                                  \
     }

@@ -37,12 +37,6 @@ int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m,
                           .max_tokens = (int)a->max_tokens,
                           .clean_caption = a->clean_caption};
     if (pipe_open(&m->pipe, a->model, &o, e) < 0) return -1;
-    if (m->pipe->upscales)
-        return dl_fail(
-            e, DL_EUSAGE,
-            "--model %s: this is a second stage (%s), which enlarges pictures: name the first stage here and "
-            "this one with --upscale",
-            a->model, m->pipe->dir.class_name);
     if (a->upscale && m->pipe->honours & PIPE_UPSCALE && open_upscaler(a, &o, m, e) < 0) return -1;
     if (a->title) snprintf(m->pipe->title, sizeof m->pipe->title, "%s", a->title);
     return 0;
@@ -93,6 +87,11 @@ static int pick_encoder(const struct gen_args *a, const struct pipe *p, struct d
 
 int gen_lens(const struct gen_args *a, const struct pipe *p, struct pipe_lens *l, struct dl_err *e)
 {
+    if (p->upscales)
+        return dl_fail(e, DL_EUSAGE,
+                       "--model %s: this is a second stage (%s), which enlarges pictures: name the first stage here "
+                       "and this one with --upscale",
+                       a->model, p->dir.class_name);
     if (refuse_foreign(a, p, e) < 0) return -1;
     *l = (struct pipe_lens){
         .encoder = pick_encoder(a, p, e), .norm = a->norm, .other_prompt = a->other_prompt, .pooled = a->pooled};
@@ -212,18 +211,28 @@ static int64_t images_of(const struct lens_job *job)
 
 void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_plan *plan, FILE *out)
 {
-    char a[32], b[32], d[32], f[32], g[32], text[1024];
+    char a[32], b[32], d[32], f[32], g[32], text[1024], second[512] = "";
     int64_t images = images_of(job);
     double work =
         (double)images * ((double)plan->step_flops / plan->batch * plan->evaluations + (double)plan->decode_flops);
+    if (job->up.pipe) {
+        const struct pipe_plan *up = &job->up.plan;
+        work += (double)images * (double)up->step_flops / up->batch * up->evaluations;
+        snprintf(
+            second, sizeof second,
+            "\nsecond stage: %d x %d pixels, %d evaluations each, %d at once; denoiser %s, working memory %s beside "
+            "the first's",
+            job->up.gen.width, job->up.gen.height, up->evaluations, up->batch, cli_bytes(a, up->denoiser_bytes),
+            cli_bytes(b, up->keep_bytes + up->work_bytes));
+    }
     snprintf(text, sizeof text,
              "plan: %" PRId64 " image%s of %d x %d pixels, %s, %d evaluation%s each, %d at once%s; %.3g TFLOP in all\n"
-             "memory: text encoder %s; then denoiser %s%s, VAE %s, working memory %s; at most %s at a time",
+             "memory: text encoder %s; then denoiser %s%s, VAE %s, working memory %s; at most %s at a time%s",
              images, images == 1 ? "" : "s", job->gen.width, job->gen.height, dl_type_name(job->gen.type),
              plan->evaluations, plan->evaluations == 1 ? "" : "s", plan->batch, plan->vae_tile ? ", VAE in tiles" : "",
              work * 1e-12, cli_bytes(a, plan->text_bytes + plan->text_work_bytes), cli_bytes(b, plan->denoiser_bytes),
              plan->streamed ? " (streamed block by block)" : "", cli_bytes(d, plan->vae_bytes),
-             cli_bytes(f, plan->keep_bytes + plan->work_bytes), cli_bytes(g, plan->peak_bytes));
+             cli_bytes(f, plan->keep_bytes + plan->work_bytes), cli_bytes(g, plan->peak_bytes), second);
     if (out)
         fprintf(out, "%s\n", text);
     else

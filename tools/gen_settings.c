@@ -15,7 +15,7 @@ static void add_honoured(json_t *o, const struct gen_run *g)
         json_object_set_new(o, "other", json_string(j->lens.other_prompt ? "prompt" : "empty"));
     if (p->honours & PIPE_POOLED) json_object_set_new(o, "pooled", json_string(pooled[j->lens.pooled]));
     if (p->honours & PIPE_MAX_TOKENS) json_object_set_new(o, "max_tokens", json_integer(p->cond_tokens));
-    if (p->honours & PIPE_CLEAN_CAPTION)
+    if (p->honours & PIPE_CLEAN_CAPTION && !g->snapshots) /* else it was done to a text that is not seen here */
         json_object_set_new(o, "clean_caption", json_string(p->clean_caption ? "on" : "off"));
     if (!(p->honours & PIPE_CROP)) return;
     const struct pipe_gen *n = &j->gen;
