@@ -213,6 +213,30 @@ static void test_replay(void **state)
     assert_int_equal(over, 0);
 }
 
+/* What a layer shows does not depend on the layers, prompts and batch that are asked for with it. */
+static void test_alone(void **state)
+{
+    (void)state;
+    static const struct sweep_case together[] = {
+        {"together", "all", 6, {"--prompt", "the ocean", "--seeds", "17,42", "--batch", "5", NULL}},
+        {"alone", "3", 1, {"--prompt", "the ocean", "--batch", "1", NULL}},
+        {"pair", "4,3", 1, {"--prompt", "the ocean", "--batch", "2", "--pooled", "lens", NULL}},
+    };
+    static const char *const nothing[] = {NULL};
+    char dir[3][FOLDER_PATH + 60];
+    for (int i = 0; i < 3; i++) run_into("sweep", nothing, &together[i], "f32", dir[i]);
+    struct st_file *f = images_latents(dir[0]);
+    const struct st_tensor *want = images_latent(f, 0, SEED, 3);
+    for (int i = 1; i < 3; i++) {
+        struct st_file *g = images_latents(dir[i]);
+        const struct st_tensor *got = images_latent(g, 0, SEED, 3);
+        assert_int_equal(got->bytes, want->bytes);
+        assert_memory_equal(got->data, want->data, (size_t)want->bytes);
+        st_close(g);
+    }
+    st_close(f);
+}
+
 static bool has_bf16(void)
 {
     const struct dl_backend *be;
@@ -256,6 +280,7 @@ static void test_bf16(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_reference_differs),
-                                       cmocka_unit_test(test_replay), cmocka_unit_test(test_bf16)};
+                                       cmocka_unit_test(test_replay), cmocka_unit_test(test_alone),
+                                       cmocka_unit_test(test_bf16)};
     return cmocka_run_group_tests(tests, make_checkpoint, remove_checkpoint);
 }
