@@ -3,10 +3,10 @@
   dlens synth --like sdxl --out DIR/sdxl
   python sdxl_networks.py DIR/sdxl tests/parity/data/sdxl.safetensors
 
-As networks.py, with what SDXL has besides: two encoders (clip/, clip2/), for each layer k the lens as it is done in SDXL
-(the state under the final norm takes the place of the last block but one's output: clip2/final.lens.k is the normed last
-state that comes of it, clip2/final.pooled.k its pooled vector under the projection), a pooled vector for each text and
-six sizes for the UNet.
+As networks.py, with what SDXL has besides: two encoders (clip/, clip2/), for each layer k the lens as it is done in
+SDXL (the state under the final norm takes the place of the last block but one's output: clip2/final.lens.k is the
+normed last state that comes of it, clip2/final.pooled.k its pooled vector under the projection), a pooled vector for
+each text and six sizes for the UNet.
 """
 import sys
 

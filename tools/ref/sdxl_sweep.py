@@ -3,11 +3,11 @@
   dlens synth --like sdxl --out DIR/sdxl
   python sdxl_sweep.py DIR/sdxl tests/parity/data/sweep_sdxl.safetensors
 
-The lens as the NNsight tutorial does it: the state of the studied encoder, under its final norm unless that is off, takes
-the place of the last block but one's output (a forward hook), so that in encoder 2 the last block and the pooled vector
-are computed from it; the other encoder gets the empty prompt. The embeddings are fed to StableDiffusionXLPipeline, which
-encodes negative prompts itself (zeros where there is none). float32 with one thread, noise of torch's CPU generator, 6
-steps. Stored for every image CASE.kKK of the cases below (CASE.plain: the ordinary call with the prompt as text):
+The lens as the NNsight tutorial does it: the state of the studied encoder, under its final norm unless that is off,
+takes the place of the last block but one's output (a forward hook), so that in encoder 2 the last block and the pooled
+vector are computed from it; the other encoder gets the empty prompt. The embeddings are fed to
+StableDiffusionXLPipeline, which encodes negative prompts itself (zeros where there is none). float32 with one thread,
+noise of torch's CPU generator, 6 steps. Stored for every image CASE.kKK of the cases below (CASE.plain: the ordinary call with the prompt as text):
   CASE.kKK.latents  f32 [c][h][w], the scheduler's last output
   CASE.kKK.image    u8 [h][w][3]
 and of the case "bf16", which starts from noise that was drawn in bfloat16:
@@ -72,8 +72,8 @@ def seen_through(pipe, which, k, norm):
 
 
 def lens(pipe, k, encoder=1, norm=True, other="", pooled="lens", both=False):
-    """prompt_embeds and pooled_prompt_embeds for state k of the studied encoder; both: and of encoder 1 at the same depth,
-    the last but one beside the last but one."""
+    """prompt_embeds and pooled_prompt_embeds for state k of the studied encoder; both: and of encoder 1 at the same
+    depth, the last but one beside the last but one."""
     text = [PROMPT, PROMPT]
     text[1 - encoder] = other
     seen = [states(pipe, q, text[q]).hidden_states[-2] for q in (0, 1)]
