@@ -7,7 +7,8 @@ The lens as the NNsight tutorial does it: the state of the studied encoder, unde
 takes the place of the last block but one's output (a forward hook), so that in encoder 2 the last block and the pooled
 vector are computed from it; the other encoder gets the empty prompt. The embeddings are fed to
 StableDiffusionXLPipeline, which encodes negative prompts itself (zeros where there is none). float32 with one thread,
-noise of torch's CPU generator, 6 steps. Stored for every image CASE.kKK of the cases below (CASE.plain: the ordinary call with the prompt as text):
+noise of torch's CPU generator, 6 steps. Stored for every image CASE.kKK of the cases below (CASE.plain: the ordinary
+call with the prompt as text):
   CASE.kKK.latents  f32 [c][h][w], the scheduler's last output
   CASE.kKK.image    u8 [h][w][3]
 and of the case "bf16", which starts from noise that was drawn in bfloat16:
