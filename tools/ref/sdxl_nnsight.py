@@ -4,10 +4,11 @@ tests/parity/test_sdxl_nnsight.c.
   dlens synth --like sdxl --out DIR/sdxl
   python sdxl_nnsight.py DIR/sdxl tests/parity/data/nnsight_sdxl.safetensors
 
-Needs the versions that the tutorial runs with as it is printed (requirements_nnsight.txt: nnsight 0.4.11, transformers
-4.57.6, whose slow tokenizer cleans text with ftfy 6.3.1, diffusers 0.35.2); on the CPU, whose generator NNsight then
-seeds. Every second block up to the last but one, the state of that block, normed or not, in place of the last block but one's output in encoder 2, the
-empty prompt to encoder 1, 40 steps, seed 17. Stored: norm.bBB and bare.bBB, u8 [h][w][3].
+Needs the versions that the tutorial runs with as it is printed (requirements_nnsight.txt: nnsight 0.4.11,
+transformers 4.57.6, whose slow tokenizer cleans text with ftfy 6.3.1, diffusers 0.35.2); on the CPU, whose generator
+NNsight then seeds. Every second block up to the last but one, the state of that block, normed or not, in place of the
+last block but one's output in encoder 2, the empty prompt to encoder 1, 40 steps, seed 17. Stored: norm.bBB and
+bare.bBB, u8 [h][w][3].
 """
 import sys
 
