@@ -1,5 +1,9 @@
 #include "pipelines/dn_stream.h"
 
+/* A backend that computes in the host's memory takes larger weights than this from the page cache, which gives its
+ * pages back when they are wanted, in less time than it computes. */
+static const int64_t host_bytes = (int64_t)2 << 30;
+
 bool dn_can_stream(struct pipe *p) { return dl_stream_sizes(p->dn->net->weights(p)).stages > 0; }
 
 void dn_plan_weights(struct pipe *p, int64_t room)
