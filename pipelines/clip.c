@@ -8,8 +8,10 @@
 int clip_config_read(struct clip_config *m, const char *path, struct dl_err *e)
 {
     static const char *const fn[] = {"quick_gelu", "gelu"};
+    static const char *const type[] = {"clip_text_model", "clip"};
     struct cfg *c;
     if (cfg_open(&c, path, e) < 0) return -1;
+    cfg_choice(c, "model_type", 0, 2, type);
     *m = (struct clip_config){
         .width = (int)cfg_int(c, "hidden_size", 512, 8, 65536),
         .ff = (int)cfg_int(c, "intermediate_size", 2048, 8, 1 << 20),

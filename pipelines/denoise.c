@@ -149,18 +149,28 @@ int dn_read_scheduler(struct pipe *p, struct dl_err *e)
     return 0;
 }
 
+static int wrong_kind(const struct pipe *p, const struct pipe_gen *g, enum sched_kind kind, const char *why,
+                      struct dl_err *e)
+{
+    if (g->scheduler != SCHED_FILE) return dl_fail(e, DL_EUSAGE, "--scheduler %s: %s", sched_kind_name(kind), why);
+    return dl_fail(e, DL_EINPUT, "%s/scheduler/scheduler_config.json: %s: %s", p->dir.path, sched_kind_name(kind), why);
+}
+
 static int read_schedule(struct pipe *p, const struct pipe_gen *g, struct dl_err *e)
 {
     struct dn *d = p->dn;
     struct sched_config c;
     if (read_config(p, g->scheduler, &c, e) < 0) return -1;
     if (c.learned_var != (d->out_c == 2 * d->latent_c))
-        return dl_fail(e, DL_EUSAGE, "--scheduler %s: it %s a learned variance, and this model's network %s",
-                       sched_kind_name(c.kind), c.learned_var ? "reads" : "does not know",
-                       c.learned_var ? "has none" : "has one");
+        return wrong_kind(p, g, c.kind,
+                          c.learned_var ? "it reads a learned variance, and this model's network has none"
+                                        : "it does not know a learned variance, and this model's network has one",
+                          e);
     if (d->flow != (c.kind == SCHED_FLOW))
-        return dl_fail(e, DL_EUSAGE, "--scheduler %s: this model is trained for %s", sched_kind_name(c.kind),
-                       d->flow ? "flow matching (flow-euler)" : "diffusion, not for flow matching");
+        return wrong_kind(p, g, c.kind,
+                          d->flow ? "this model is trained for flow matching (flow-euler)"
+                                  : "this model is trained for diffusion, not for flow matching",
+                          e);
     sched_close(d->table);
     d->table = NULL;
     if (sched_plan(&d->table, &c, g->steps, (int64_t)d->latent_h * d->latent_w, e) < 0) return -1;

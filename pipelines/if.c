@@ -188,8 +188,8 @@ static int open_stage(struct pipe *p, int upscales, struct dl_err *e)
     struct unet_if_config *u = &s->unet_cfg;
     if (NET_CONFIG(p, "unet", "config.json", unet_if_config_read, u, e) < 0) return -1;
     if (u->noise_level != (upscales != 0))
-        return dl_fail(e, DL_EINPUT, "%s: a %s whose unet is that of stage %s", p->dir.path, p->cls->pipeline,
-                       upscales ? "I (it takes no noise level)" : "II (it takes a noise level)");
+        return dl_fail(e, DL_EINPUT, "%s: model_index.json says %s, but the unet is that of stage %s", p->dir.path,
+                       p->cls->pipeline, upscales ? "I (it takes no noise level)" : "II (it takes a noise level)");
     p->latent_c = upscales ? u->in_c / 2 : u->in_c;
     if (p->latent_c != 3 || u->out_c != 6 || u->in_c != (upscales ? 6 : 3))
         return dl_fail(
