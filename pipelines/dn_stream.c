@@ -13,8 +13,8 @@ void dn_plan_weights(struct pipe *p, int64_t room)
     const struct dl_stream_sizes z = dl_stream_sizes(set);
     const enum pipe_resident how = d->gen.resident;
     int64_t prep = d->net->prep ? dl_stream_sizes(d->net->prep(p)).streamed_bytes : 0;
-    d->plan.streamed =
-        z.stages && (how == PIPE_RESIDENT_STREAM || (how == PIPE_RESIDENT_AUTO && z.resident_bytes + prep > room));
+    bool better = z.resident_bytes + prep > room || (!p->be->lanes && z.resident_bytes > host_bytes);
+    d->plan.streamed = z.stages && (how == PIPE_RESIDENT_STREAM || (how == PIPE_RESIDENT_AUTO && better));
     d->plan.denoiser_bytes = prep + (d->plan.streamed ? z.streamed_bytes : set->pack_bytes);
 }
 
