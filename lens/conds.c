@@ -73,11 +73,28 @@ static int encode_negative(struct pipe *p, const struct lens_text *t, int i, str
     return rc;
 }
 
+/* Tells the pipe of all texts that are about to come. Negatives are encoded without a lens; what that changes is which
+ * encoder gets which text, and not where several texts would share a pass. */
+static int announce(struct pipe *p, const struct lens_text *t, const struct lens_conds *c, int n, struct dl_err *e)
+{
+    const char **text = calloc((size_t)n, sizeof *text);
+    int m = 0;
+    if (!text) return dl_fail(e, DL_ENOMEM, "no memory for a list of %d texts", n);
+    for (int i = 0; i < n; i++) {
+        const char *s = i < t->n_prompts ? t->prompt[i].text : lens_negative(c, p, t->prompt, i - t->n_prompts);
+        if (s) text[m++] = s;
+    }
+    int rc = pipe_announce(p, text, m, &t->lens, e);
+    free(text);
+    return rc;
+}
+
 int lens_encode(struct pipe *p, const struct lens_text *t, struct lens_conds *c, struct dl_err *e)
 {
     if (lens_conds_open(c, p, t->prompt, t->n_prompts, t->n_layers, e) < 0) return -1;
     c->first = t->first;
     int rc = 0, n = t->n_prompts + (t->guided ? c->n_negatives : 0);
+    rc = announce(p, t, c, n, e);
     for (int i = 0; i < n && rc == 0; i++) {
         if (t->stop && *t->stop)
             rc = dl_fail(e, DL_EINTERRUPT, "interrupted");

@@ -3,6 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* So many announced texts share a pass over streamed weights: more would save little and could not be interrupted. */
+enum { AHEAD = 16 };
+
+struct enc_t5_ready {
+    char *text;
+    struct text_states st[PIPE_ENCODERS]; /* the first is used */
+};
+
 static const int64_t small_model_bytes = (int64_t)2 << 30, states_bytes = (int64_t)1 << 30;
 
 /* Weights in f32, near enough. */
@@ -210,6 +218,69 @@ int enc_t5_encode(struct enc_t5 *c, struct pipe *p, const char *const *text, int
     return rc;
 }
 
+static void forget_ahead(struct enc_t5 *c)
+{
+    for (int i = 0; i < c->n_ahead; i++) free(c->ahead[i]);
+    for (int i = 0; i < c->n_ready; i++) {
+        free(c->ready[i].text);
+        text_states_close(c->ready[i].st);
+    }
+    free(c->ahead), free(c->ready);
+    c->ahead = NULL, c->ready = NULL;
+    c->n_ahead = c->next_ahead = c->n_ready = 0;
+}
+
+int enc_t5_announce(struct enc_t5 *c, const char *const *text, int n, struct dl_err *e)
+{
+    forget_ahead(c);
+    if (n == 0) return 0;
+    c->ahead = calloc((size_t)n, sizeof *c->ahead);
+    c->ready = calloc(AHEAD, sizeof *c->ready);
+    if (c->ahead && c->ready)
+        for (; c->n_ahead < n && (c->ahead[c->n_ahead] = strdup(text[c->n_ahead])); c->n_ahead++) {
+        }
+    if (c->n_ahead == n) return 0;
+    forget_ahead(c);
+    return dl_fail(e, DL_ENOMEM, "no memory for a list of %d texts", n);
+}
+
+static bool take_ready(struct enc_t5 *c, const char *text, struct text_states *st)
+{
+    for (int i = 0; i < c->n_ready; i++) {
+        if (strcmp(c->ready[i].text, text)) continue;
+        free(c->ready[i].text);
+        *st = c->ready[i].st[0];
+        c->ready[i] = c->ready[--c->n_ready];
+        return true;
+    }
+    return false;
+}
+
+int enc_t5_encode_next(struct enc_t5 *c, struct pipe *p, const char *text, struct text_states *st, struct dl_err *e)
+{
+    const char *some[AHEAD] = {text};
+    struct text_states *to[AHEAD] = {st};
+    int n = 1, first = c->n_ready;
+    if (take_ready(c, text, st)) return 0;
+    if (!c->plan_texts && enc_t5_plan(c, p, 1, e) < 0) return -1;
+    int most = c->streamed ? texts_at_once(c, AHEAD) : 1;
+    if (c->next_ahead < c->n_ahead && !strcmp(c->ahead[c->next_ahead], text)) c->next_ahead++;
+    for (; n < most && first + n - 1 < AHEAD && c->next_ahead < c->n_ahead; n++) {
+        struct enc_t5_ready *r = &c->ready[first + n - 1];
+        *r = (struct enc_t5_ready){.text = c->ahead[c->next_ahead]};
+        c->ahead[c->next_ahead++] = NULL;
+        c->n_ready++;
+        some[n] = r->text, to[n] = r->st;
+    }
+    if (enc_t5_encode(c, p, some, n, to, e) == 0) return 0;
+    for (int i = first; i < c->n_ready; i++) { /* what came with it is asked for again, if at all */
+        free(c->ready[i].text);
+        text_states_close(c->ready[i].st);
+    }
+    c->n_ready = first;
+    return -1;
+}
+
 int enc_t5_norm(struct enc_t5 *c, struct pipe *p, const float *state, float *out, struct dl_err *e)
 {
     int64_t bytes = (int64_t)c->tokens * c->cfg.width * (int64_t)sizeof(float);
@@ -228,6 +299,7 @@ int enc_t5_norm(struct enc_t5 *c, struct pipe *p, const float *state, float *out
 
 void enc_t5_drop(struct enc_t5 *c, struct pipe *p)
 {
+    forget_ahead(c);
     dl_stream_close(c->stream);
     c->stream = c->run.stream = NULL;
     if (c->work) p->be->free(p->ctx, c->work);

@@ -30,6 +30,12 @@ struct enc_t5 {
     void *work; /* states [(N + 1) n][1][tokens][width] of n texts at the arena's low end */
     int64_t work_bytes;
 
+    /* Texts that will come (owned), and those of them whose states are there already. */
+    char **ahead;
+    int n_ahead, next_ahead;
+    struct enc_t5_ready *ready; /* [n_ready] */
+    int n_ready;
+
     /* What planning found. */
     int plan_texts;               /* 0: not planned */
     int64_t plan_bytes;           /* arena for so many texts at once */
@@ -60,6 +66,11 @@ int enc_t5_tokens(const struct enc_t5 *c, const char *text, struct token_list *t
  * are overwritten; the caller closes them also after a failure. */
 int enc_t5_encode(struct enc_t5 *c, struct pipe *p, const char *const *text, int n, struct text_states *const *st,
                   struct dl_err *e);
+/* Says what enc_t5_encode_next will be asked for, in order (copied; NULL, 0: nothing more): where weights are streamed,
+ * some of them then share a pass. */
+int enc_t5_announce(struct enc_t5 *c, const char *const *text, int n, struct dl_err *e);
+/* All states of one text, perhaps with some of the announced ones, whose states are kept until they are asked for. */
+int enc_t5_encode_next(struct enc_t5 *c, struct pipe *p, const char *text, struct text_states *st, struct dl_err *e);
 /* out [tokens][width] = final norm of `state`, both host memory. Only the norm's weights are loaded. */
 int enc_t5_norm(struct enc_t5 *c, struct pipe *p, const float *state, float *out, struct dl_err *e);
 /* Lets weights and memory go; everything opens again on demand. */

@@ -29,7 +29,7 @@ static int encode_clip(struct pipe *p, const char *text, struct text_states *st,
 static int encode_one(struct pipe *p, int q, const char *text, struct text_states *st, struct dl_err *e)
 {
     struct flux_pipe *s = p->impl;
-    return q ? enc_t5_encode(&s->t5, p, &text, 1, &st, e) : encode_clip(p, text, st, e);
+    return q ? enc_t5_encode_next(&s->t5, p, text, st, e) : encode_clip(p, text, st, e);
 }
 
 static void *copy_of(const void *from, size_t bytes)
@@ -60,6 +60,12 @@ static int encode_empty(struct pipe *p, int q, struct text_states *st, struct dl
     struct flux_pipe *s = p->impl;
     if (!s->empty[q].hidden && encode_one(p, q, "", &s->empty[q], e) < 0) return -1;
     return states_copy(st, &s->empty[q], e);
+}
+
+static int flux_announce(struct pipe *p, const char *const *text, int n, const struct pipe_lens *l, struct dl_err *e)
+{
+    bool fed = !l || l->encoder == 1 || l->other_prompt; /* else T5 sees the empty text alone */
+    return enc_t5_announce(&((struct flux_pipe *)p->impl)->t5, text, fed ? n : 0, e);
 }
 
 static int flux_encode(struct pipe *p, const char *text, const struct pipe_lens *l,
@@ -358,6 +364,7 @@ const struct pipe_class flux_class = {
     .models = "FLUX.1 schnell and dev",
     .open = flux_open,
     .tokens = flux_tokens,
+    .announce = flux_announce,
     .encode = flux_encode,
     .condition = flux_condition,
     .plan_text = flux_plan_text,

@@ -23,6 +23,19 @@ static int if_tokens(struct pipe *p, int encoder, const char *text, struct token
     return rc;
 }
 
+static int if_announce(struct pipe *p, const char *const *text, int n, const struct pipe_lens *l, struct dl_err *e)
+{
+    struct pipe_if *s = p->impl;
+    char **cleaned = calloc((size_t)n, sizeof *cleaned);
+    int rc = cleaned ? 0 : dl_fail(e, DL_ENOMEM, "no memory for a list of %d texts", n);
+    (void)l;
+    for (int i = 0; i < n && rc == 0; i++) rc = clean(p, text[i], &cleaned[i], e);
+    if (rc == 0) rc = enc_t5_announce(&s->enc, (const char *const *)cleaned, n, e);
+    for (int i = 0; cleaned && i < n; i++) free(cleaned[i]);
+    free(cleaned);
+    return rc;
+}
+
 static int if_encode(struct pipe *p, const char *text, const struct pipe_lens *l, struct text_states st[PIPE_ENCODERS],
                      struct dl_err *e)
 {
@@ -30,7 +43,7 @@ static int if_encode(struct pipe *p, const char *text, const struct pipe_lens *l
     char *cleaned;
     (void)l;
     if (clean(p, text, &cleaned, e) < 0) return -1;
-    int rc = enc_t5_encode(&s->enc, p, (const char *[]){cleaned}, 1, &st, e);
+    int rc = enc_t5_encode_next(&s->enc, p, cleaned, st, e);
     free(cleaned);
     return rc;
 }
@@ -249,6 +262,7 @@ const struct pipe_class if_class = {
     .models = "DeepFloyd IF, stage I",
     .open = if_open,
     .tokens = if_tokens,
+    .announce = if_announce,
     .encode = if_encode,
     .condition = if_condition,
     .plan_text = if_plan_text,

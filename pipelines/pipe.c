@@ -81,6 +81,11 @@ int pipe_needs(const struct pipe *p, const char *const *parts, size_t n, struct 
     return 0;
 }
 
+int pipe_announce(struct pipe *p, const char *const *text, int n, const struct pipe_lens *l, struct dl_err *e)
+{
+    return p->cls->announce ? p->cls->announce(p, text, n, l, e) : 0;
+}
+
 int pipe_encode(struct pipe *p, const char *text, const struct pipe_lens *l, struct text_states st[PIPE_ENCODERS],
                 struct dl_err *e)
 {

@@ -149,6 +149,8 @@ struct pipe_class {
     int (*tokens)(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e);
     int (*encode)(struct pipe *p, const char *text, const struct pipe_lens *l, struct text_states st[PIPE_ENCODERS],
                   struct dl_err *e);
+    /* NULL: of no use. */
+    int (*announce)(struct pipe *p, const char *const *text, int n, const struct pipe_lens *l, struct dl_err *e);
     /* c comes allocated and zeroed. */
     int (*condition)(struct pipe *p, const struct text_states st[PIPE_ENCODERS], const struct pipe_lens *l, int k,
                      struct pipe_cond *c, struct dl_err *e);
@@ -211,6 +213,9 @@ int pipe_needs(const struct pipe *p, const char *const *parts, size_t n, struct 
 
 /* What encoder number `encoder` is fed for a text; token_list_free. */
 int pipe_tokens(struct pipe *p, int encoder, const char *text, struct token_list *t, struct dl_err *e);
+/* Says which texts pipe_encode will be called for next with l, in order: encoders whose weights are streamed then take
+ * several in one pass. pipe_drop_text forgets them. */
+int pipe_announce(struct pipe *p, const char *const *text, int n, const struct pipe_lens *l, struct dl_err *e);
 /* All states of a text. With l, the encoder that is not studied is fed as l says; NULL: every encoder gets the text. */
 int pipe_encode(struct pipe *p, const char *text, const struct pipe_lens *l, struct text_states st[PIPE_ENCODERS],
                 struct dl_err *e);
@@ -218,8 +223,8 @@ int pipe_encode(struct pipe *p, const char *text, const struct pipe_lens *l, str
  * as pipe_encode left it, or read from a file: then `final` may be NULL. pipe_cond_close frees. */
 int pipe_condition(struct pipe *p, const struct text_states st[PIPE_ENCODERS], const struct pipe_lens *l, int k,
                    struct pipe_cond *c, struct dl_err *e);
-/* The state of encoder q that stands beside state k of encoder `of` where both are looked through: as far from its ends,
- * the ordinary state N - 1 beside N - 1, the last beside the last. */
+/* The state of encoder q that stands beside state k of encoder `of` where both are looked through: as far from its
+ * ends, the ordinary state N - 1 beside N - 1, the last beside the last. */
 int pipe_depth(const struct pipe *p, int of, int k, int q);
 /* A condition of zeros: the negative of a model with zero_negative. */
 int pipe_cond_open(const struct pipe *p, struct pipe_cond *c, struct dl_err *e);

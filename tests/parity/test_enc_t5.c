@@ -93,6 +93,7 @@ static void close_states(struct text_states st[TEXTS])
     for (int i = 0; i < TEXTS; i++) {
         struct text_states two[PIPE_ENCODERS] = {st[i]};
         text_states_close(two);
+        st[i] = (struct text_states){0};
     }
 }
 
@@ -181,6 +182,35 @@ static void test_ways(void **state)
     }
 }
 
+/* Announced texts share a pass over streamed weights, whatever the order in which they are asked for. */
+static void test_announced(void **state)
+{
+    (void)state;
+    struct part *x = part_open(true, PIPE_RESIDENT_STREAM, DL_F32);
+    struct text_states st[TEXTS], other[TEXTS] = {0};
+    const int order[TEXTS] = {0, 2, 1}, pass = t5_stages(LAYERS);
+    encode(x, st);
+    assert_int_equal(dl_stream_stats(x->enc.stream).stages, pass);
+    must(enc_t5_announce(&x->enc, texts, TEXTS, e));
+    for (int i = 0; i < TEXTS; i++) {
+        must(enc_t5_encode_next(&x->enc, &x->p, texts[order[i]], &other[order[i]], e));
+        assert_int_equal(dl_stream_stats(x->enc.stream).stages, 2 * pass);
+        same_states(&other[order[i]], &st[order[i]]);
+    }
+    close_states(other);
+    /* A text that nobody announced, and one that was forgotten, take a pass each. */
+    must(enc_t5_announce(&x->enc, texts, TEXTS, e));
+    must(enc_t5_encode_next(&x->enc, &x->p, "another", &other[0], e));
+    assert_int_equal(dl_stream_stats(x->enc.stream).stages, 3 * pass);
+    must(enc_t5_announce(&x->enc, NULL, 0, e));
+    must(enc_t5_encode_next(&x->enc, &x->p, texts[1], &other[1], e));
+    assert_int_equal(dl_stream_stats(x->enc.stream).stages, 4 * pass);
+    same_states(&other[1], &st[1]);
+    close_states(other);
+    close_states(st);
+    part_close(x);
+}
+
 /* A norm alone loads the norm alone. */
 static void test_norm_alone(void **state)
 {
@@ -213,10 +243,8 @@ static void test_vocabulary(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_states),
-        cmocka_unit_test(test_ways),
-        cmocka_unit_test(test_norm_alone),
-        cmocka_unit_test(test_vocabulary),
+        cmocka_unit_test(test_states),     cmocka_unit_test(test_ways),       cmocka_unit_test(test_announced),
+        cmocka_unit_test(test_norm_alone), cmocka_unit_test(test_vocabulary),
     };
     return cmocka_run_group_tests(tests, make_model, remove_model);
 }
