@@ -13,12 +13,12 @@ struct bench_args {
     enum bench_what what;
     struct bench_source source;
     struct bench_sweep sweep;
-    const char *dtype;            /* NULL: the device's */
-    int batches[BENCH_BUCKETS];   /* of --batch, in its order */
+    const char *dtype;          /* NULL: the device's */
+    int batches[BENCH_BUCKETS]; /* of --batch, in its order */
     int n_batches;
     int64_t rows, repeat, top;
-    unsigned phases;              /* bits 1 << enum tape_phase */
-    const char *filter, *plot, *predict, *against;
+    unsigned phases; /* bits 1 << enum tape_phase */
+    const char *filter, *plot, *predict, *against, *save;
     bool check;
 };
 

@@ -15,8 +15,8 @@ struct result {
     struct timing t;
     struct library_time library;
     char variant[48];
-    double share;    /* of the error budget; NAN: not checked */
-    double roof_us;  /* least time by the measured roof */
+    double share;   /* of the error budget; NAN: not checked */
+    double roof_us; /* least time by the measured roof */
 };
 
 struct kernels {
@@ -112,8 +112,8 @@ static int check_one(struct kernels *b, struct case_run *run, struct result *r, 
     r->share = ch.share;
     if (ch.share <= 1) return 0;
     b->wrong++;
-    cli_warn(b->cli, "%s %s (%s): %.9g where the reference gives %.9g, %.0f %% of its error budget", op_name(r->k->kind),
-             r->k->shape, run->variant, ch.got, ch.want, 100 * ch.share);
+    cli_warn(b->cli, "%s %s (%s): %.9g where the reference gives %.9g, %.0f %% of its error budget",
+             op_name(r->k->kind), r->k->shape, run->variant, ch.got, ch.want, 100 * ch.share);
     return 0;
 }
 

@@ -267,7 +267,8 @@ static int run_buckets(struct bench *b, double cond_s, struct dl_err *e)
     json_t *list = json_array();
     int rc = rgb && steps ? 0 : dl_fail(e, DL_ENOMEM, "no memory for an image");
     json_object_set_new(b->cli->result, "batches", list);
-    if (!b->cli->json) printf("%6s %12s %12s %12s %12s %12s\n", "batch", "images/s", "seconds", "denoise s", "decode s", "step ms");
+    if (!b->cli->json)
+        printf("%6s %12s %12s %12s %12s %12s\n", "batch", "images/s", "seconds", "denoise s", "decode s", "step ms");
     for (int i = 0; i < a->n_batches && rc == 0; i++) {
         struct bucket k = {.batch = a->batches[i]};
         rc = run_bucket(b, &k, rgb, steps, e);
@@ -277,10 +278,10 @@ static int run_buckets(struct bench *b, double cond_s, struct dl_err *e)
             printf("%6d %12.4f %12.3f %12.3f %12.3f %12.2f\n", k.batch, layers / all, all, k.denoise_s, k.decode_s,
                    k.step.median_us * 1e-3);
         fflush(stdout);
-        json_array_append_new(list, json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "batch", k.batch, "images_per_s",
-                                              layers / all, "seconds", all, "denoise_s", k.denoise_s, "decode_s",
-                                              k.decode_s, "step_ms", k.step.median_us * 1e-3, "step_ms_min",
-                                              k.step.min_us * 1e-3));
+        json_array_append_new(list,
+                              json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "batch", k.batch, "images_per_s",
+                                        layers / all, "seconds", all, "denoise_s", k.denoise_s, "decode_s", k.decode_s,
+                                        "step_ms", k.step.median_us * 1e-3, "step_ms_min", k.step.min_us * 1e-3));
     }
     free(rgb), free(steps);
     return rc;

@@ -35,6 +35,12 @@ static int record(struct predict *p, struct dl_err *e)
         if (rc == 0) {
             bench_tell(p->cli, a, &m, &p->plan);
             snprintf(p->title, sizeof p->title, "%s", m.pipe->title);
+            if (p->plan.streamed)
+                cli_warn(
+                    p->cli,
+                    "%s: the weights do not fit into its %.0f GiB and pass through it in every step; the times are "
+                    "without that",
+                    p->dev.title, p->dev.memory_gib);
         }
         bench_model_close(&m);
         if (rc == 0 || beyond || full.code != DL_ENOMEM) {
@@ -43,8 +49,10 @@ static int record(struct predict *p, struct dl_err *e)
         }
         tape_close(p->tape);
         p->tape = NULL;
-        cli_warn(p->cli, "%s: it does not fit into the card's %.0f GiB with all weights there; the times are those of a "
-                         "card that it fits", p->dev.title, p->dev.memory_gib);
+        cli_warn(p->cli,
+                 "%s: it does not fit into the card's %.0f GiB with all weights there; the times are those of a "
+                 "card that it fits",
+                 p->dev.title, p->dev.memory_gib);
         a->sweep = wish;
         if (!wish.batch) wish.batch = 1;
     }
@@ -70,7 +78,8 @@ static double measured_us(const json_t *ops, const struct tape_case *k)
 {
     size_t i;
     const json_t *o;
-    json_array_foreach (ops, i, o) {
+    json_array_foreach(ops, i, o)
+    {
         const char *op = json_string_value(json_object_get(o, "op"));
         const char *shape = json_string_value(json_object_get(o, "shape"));
         if (op && shape && !strcmp(op, op_name(k->kind)) && !strcmp(shape, k->shape))
@@ -166,16 +175,17 @@ static void tell_sweep(struct predict *p)
     struct device_time step = device_phase(d, p->tape, TAPE_STEP);
     struct tape_sum sum = tape_sum_of(p->tape, TAPE_STEP);
     json_t *r = p->cli->result;
-    json_object_set_new(r, "card", json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f}", "name", d->name, "title", d->title,
-                                             "source", d->source, "tflop_per_s", device_flops(d, s->type) * 1e-12,
-                                             "gb_per_s", d->gb_per_s, "memory_gib", d->memory_gib, "launch_us",
-                                             d->launch_us));
+    json_object_set_new(r, "card",
+                        json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f}", "name", d->name, "title", d->title, "source",
+                                  d->source, "tflop_per_s", device_flops(d, s->type) * 1e-12, "gb_per_s", d->gb_per_s,
+                                  "memory_gib", d->memory_gib, "launch_us", d->launch_us));
     json_object_set_new(r, "step_ms", json_real(t.step_ms));
     json_object_set_new(r, "step_launch_ms", json_real(step.launch_ms));
     json_object_set_new(r, "step_ops", json_integer(sum.ops));
-    json_object_set_new(r, "sweep", json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "seconds", t.total_s, "text_s", t.text_s,
-                                              "prepare_s", t.prepare_s, "denoise_s", t.denoise_s, "decode_s",
-                                              t.decode_s, "images_per_s", s->layers / t.total_s));
+    json_object_set_new(r, "sweep",
+                        json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "seconds", t.total_s, "text_s", t.text_s,
+                                  "prepare_s", t.prepare_s, "denoise_s", t.denoise_s, "decode_s", t.decode_s,
+                                  "images_per_s", s->layers / t.total_s));
     if (p->cli->json) return;
     printf("%s, %dx%d, %s, guidance %g, on %s\n", p->title, s->width, s->height, dl_type_name(s->type), s->guidance,
            d->title);
@@ -186,10 +196,11 @@ static void tell_sweep(struct predict *p)
     printf("a step of %d image%s: %.2f ms = %.2f roofline + %.2f launches (%lld ops, %.1f GFLOP, %.2f GB)\n",
            p->plan.batch, p->plan.batch > 1 ? "s" : "", t.step_ms, step.op_ms, step.launch_ms, (long long)sum.ops,
            (double)sum.flops * 1e-9, (double)sum.bytes * 1e-9);
-    printf("a sweep of %d layers, %d evaluations each: %.2f s = text %.3f + conditions %.3f + denoising %.2f + decoding "
-           "%.2f; %.2f images/s\n",
-           s->layers, p->plan.evaluations, t.total_s, t.text_s, t.prepare_s, t.denoise_s, t.decode_s,
-           s->layers / t.total_s);
+    printf(
+        "a sweep of %d layers, %d evaluations each: %.2f s = text %.3f + conditions %.3f + denoising %.2f + decoding "
+        "%.2f; %.2f images/s\n",
+        s->layers, p->plan.evaluations, t.total_s, t.text_s, t.prepare_s, t.denoise_s, t.decode_s,
+        s->layers / t.total_s);
 }
 
 int bench_predict(struct cli *c, struct bench_args *a, struct dl_err *e)

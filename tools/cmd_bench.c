@@ -5,6 +5,7 @@
 #include "kernels/cuda/cuda.h"
 #endif
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +15,8 @@ static const char help[] =
     "usage: dlens bench kernels|model|sweep [--like NAME | --model DIR] [options]\n"
     "       dlens bench [sweep] --predict CARD [--like NAME | --model DIR] [options]\n"
     "\n"
-    "How fast it is, on the shapes of a real model. Without a checkpoint: configs and shapes are those of --like, weights\n"
+    "How fast it is, on the shapes of a real model. Without a checkpoint: configs and shapes are those of --like, "
+    "weights\n"
     "are random numbers in memory, and nothing is written to the disk.\n"
     "\n"
     "  kernels            every distinct op of one denoising step: checked against the plain C reference, timed alone\n"
@@ -23,8 +25,10 @@ static const char help[] =
     "  model              one denoising step as a whole: ms, share of each kind of op, memory\n"
     "  sweep              images a second for each batch size: conditions, denoising, decoding; the text encoders and\n"
     "                     writing images are left out\n"
-    "  --predict CARD     no measurement: what a sweep would take on a card, each op at the larger of its FLOPs over the\n"
-    "                     peak and its bytes over the bandwidth, plus a launch. h200, rtx5090, rtx4090, rtx3090, a6000,\n"
+    "  --predict CARD     no measurement: what a sweep would take on a card, each op at the larger of its FLOPs over "
+    "the\n"
+    "                     peak and its bytes over the bandwidth, plus a launch. h200, rtx5090, rtx4090, rtx3090, "
+    "a6000,\n"
     "                     or a JSON file: {\"name\", \"f16_tflops\", \"bf16_tflops\", \"f32_tflops\", \"gb_per_s\",\n"
     "                     \"memory_gib\", \"launch_us\", \"source\"}\n"
     "\n"
@@ -34,7 +38,8 @@ static const char help[] =
     "  --size WxH, --steps N, --guidance G   the model's own (model: 8 steps)\n"
     "  --layers N         images of a sweep, one a layer (all blocks)\n"
     "  --batch N,N,...    images at once (model: 1; sweep: 1,2,4,... up to all; predict: what fits)\n"
-    "  --dtype NAME       f32, bf16, f16 (CPU: bf16 where it computes in it, else f32; GPU and --predict: f16, FLUX bf16)\n"
+    "  --dtype NAME       f32, bf16, f16 (CPU: bf16 where it computes in it, else f32; GPU and --predict: f16, FLUX "
+    "bf16)\n"
     "  --rows N           kernels: rows of a step, conditional and unconditional (2; on a GPU 24)\n"
     "  --phase LIST       kernels: of text, prepare, first, step, decode, or all (step)\n"
     "  --filter TEXT      kernels: only ops with TEXT in kind and shape, for example \"conv\" or \"d40 q4096\"\n"
@@ -45,6 +50,7 @@ static const char help[] =
     "  --top N            predict: how many ops are shown (12)\n"
     "  --dry-run          kernels: the list of ops, nothing measured\n"
     "  --device D         auto, cpu, cuda, cuda:N     --threads N   of the CPU\n"
+    "  --save FILE        also write what --json would print into FILE\n"
     "  --json             one JSON object on stdout   --quiet       errors only\n";
 
 enum {
@@ -65,7 +71,8 @@ enum {
     PLOT,
     PREDICT,
     AGAINST,
-    TOP
+    TOP,
+    SAVE
 };
 
 static const struct option options[] = {CLI_OPTIONS,
@@ -87,6 +94,7 @@ static const struct option options[] = {CLI_OPTIONS,
                                         {"predict", required_argument, NULL, PREDICT},
                                         {"against", required_argument, NULL, AGAINST},
                                         {"top", required_argument, NULL, TOP},
+                                        {"save", required_argument, NULL, SAVE},
                                         {0}};
 
 static int take_what(struct bench_args *a, struct dl_err *e)
@@ -174,6 +182,7 @@ static int take(void *user, int v, struct dl_err *e)
     case PLOT: a->plot = optarg; break;
     case PREDICT: a->predict = optarg; break;
     case AGAINST: a->against = optarg; break;
+    case SAVE: a->save = optarg; break;
     case TOP: return cli_int("--top", optarg, 1, 1000, &a->top, e);
     }
     return 0;
@@ -243,12 +252,17 @@ void bench_tell(struct cli *c, const struct bench_args *a, const struct bench_mo
 static int refuse_idle(const struct cli *c, const struct bench_args *a, struct dl_err *e)
 {
     bool kernels = a->what == BENCH_KERNELS && !a->predict, predict = a->predict;
-    if (a->source.like && a->source.dir) return dl_fail(e, DL_EUSAGE, "--like and --model: one of them names the model");
+    if (a->source.like && a->source.dir)
+        return dl_fail(e, DL_EUSAGE, "--like and --model: one of them names the model");
     if (a->source.dir && a->source.tiny) return dl_fail(e, DL_EUSAGE, "--scale: it belongs to --like");
     if (c->dry_run && !kernels) return dl_fail(e, DL_EUSAGE, "--dry-run: it belongs to dlens bench kernels");
     if (!kernels && (a->filter || a->plot || a->rows || a->phases || !a->check))
         return dl_fail(e, DL_EUSAGE, "%s: it belongs to dlens bench kernels",
-                       a->filter ? "--filter" : a->plot ? "--plot" : a->rows ? "--rows" : a->phases ? "--phase" : "--no-check");
+                       a->filter   ? "--filter"
+                       : a->plot   ? "--plot"
+                       : a->rows   ? "--rows"
+                       : a->phases ? "--phase"
+                                   : "--no-check");
     if (kernels && a->n_batches) return dl_fail(e, DL_EUSAGE, "--batch: kernels take --rows");
     if (kernels && a->sweep.layers) return dl_fail(e, DL_EUSAGE, "--layers: kernels take --rows");
     if (!predict && a->against) return dl_fail(e, DL_EUSAGE, "--against: it belongs to --predict");
@@ -275,9 +289,13 @@ static int bench(struct cli *c, void *user, char *line, struct dl_err *e)
     if (refuse_idle(c, a, e) < 0) return -1;
     if (!a->source.like && !a->source.dir) a->source.like = "sd15";
     if (!a->phases) a->phases = 1u << TAPE_STEP;
-    if (a->predict) return bench_predict(c, a, e);
-    if (a->what == BENCH_KERNELS) return bench_kernels(c, a, e);
-    return a->what == BENCH_MODEL ? bench_model(c, a, e) : bench_sweep(c, a, e);
+    int rc = a->predict                 ? bench_predict(c, a, e)
+             : a->what == BENCH_KERNELS ? bench_kernels(c, a, e)
+             : a->what == BENCH_MODEL   ? bench_model(c, a, e)
+                                        : bench_sweep(c, a, e);
+    if (a->save && json_dump_file(c->result, a->save, JSON_COMPACT | JSON_SORT_KEYS) < 0 && rc == 0)
+        return dl_fail(e, DL_EFAIL, "%s: cannot be written: %s", a->save, strerror(errno));
+    return rc;
 }
 
 int cmd_bench(int argc, char **argv)

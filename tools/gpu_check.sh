@@ -1,6 +1,6 @@
 #!/bin/sh
-# gpu_check.sh: everything that a GPU must show, in one command: configure, build, GPU tests, compute-sanitizer, a first
-# benchmark; one summary in Markdown and JSON. It goes on after a failure and tells all of them at the end. Needs a CUDA
+# gpu_check.sh: everything that a GPU must show, in one command: configure, build, GPU tests, compute-sanitizer, the
+# benchmarks; one summary in Markdown and JSON. It goes on after a failure and tells all of them at the end. Needs a CUDA
 # toolkit, CMake and a C and C++ compiler, beside the libraries that the configuration names if they are missing.
 #
 #   tools/gpu_check.sh [--out DIR] [--build DIR] [--libs DIR] [--prefix DIR] [--archs LIST] [--stages LIST] [--model DIR] [--quick]
@@ -11,8 +11,8 @@
 #   --prefix DIR   folder with jansson, PCRE2, utf8proc, libpng, zlib, oneDNN, cmocka: their Debian packages unpacked by dpkg-deb -x
 #   --archs LIST   code for these compute capabilities                           (the machine's own)
 #   --stages LIST  of build,test,sanitize,bench, with commas                     (all)
-#   --model DIR    benchmark this model folder                                   (a synthetic SD 1.5, full size, f16, 2 GB in the build folder)
-#   --quick        a short benchmark: 6 steps, batches of 1 and 4 layers
+#   --model DIR    benchmark steps and sweeps of this model folder               (SD 1.5's shapes with random weights in memory)
+#   --quick        a short benchmark: the kernels of SD 1.5 alone, 8 steps, batches of 1 and 4 images
 #
 # Exit status: 0 when no step failed.
 set -u
@@ -144,27 +144,55 @@ fi
 field() { sed -n "s/.*\"$1\":\\([0-9.e+-]*\\).*/\\1/p" "$2" | head -1; }
 bench=$out/bench.txt
 : >"$bench"
+likes="sd15 sdxl if flux" batches="1 4 12" count=20
+[ $quick = no ] || { likes=sd15 batches="1 4" count=8; }
+case $gpu in # the card's entry in the table of predictions
+*H200*) card=h200 ;;
+*5090*) card=rtx5090 ;;
+*4090*) card=rtx4090 ;;
+*3090*) card=rtx3090 ;;
+*A6000*) card=a6000 ;;
+*) card= ;;
+esac
 if has bench; then
-    if [ -z "$model" ]; then
-        model=$build/sd15-synthetic # 2 GB: not among the results
-        [ -e "$model/model_index.json" ] || step "make synthetic SD 1.5" 400 "$dlens" synth --like sd15 --scale full --dtype f16 --out "$model"
-    fi
-    batches="1 4 12" count=20
-    [ $quick = no ] || { batches="1 4"; count=6; }
-    for type in f16 bf16 f16-own; do # -own: our products instead of cuBLASLt's
+    # Every op of a step, alone: checked, timed, beside the roofline and cuBLASLt.
+    for like in $likes; do
+        step "kernels $like" 560 "$dlens" bench kernels --like "$like" --device cuda --save "$out/kernels-$like.json"
+        [ -z "$card" ] || ! [ -s "$out/kernels-$like.json" ] ||
+            step "prediction $like" 60 "$dlens" bench --predict "$card" --like "$like" --layers 12 --batch 12 --against "$out/kernels-$like.json"
+    done
+    # Whole steps; -own: our products instead of cuBLASLt's.
+    source="--like sd15"
+    [ -z "$model" ] || source="--model $model"
+    for type in f16 bf16 f16-own; do
         own=0
         [ $type != f16-own ] || own=1
         for n in $batches; do
-            rm -rf "$out/sweep"
-            name="sweep $type, $n layers a batch"
-            step "$name" 400 env DLENS_CUDA_OWN=$own "$dlens" sweep --model "$model" --prompt "a photograph of an astronaut riding a horse" --layers 1:$((n + 1)) \
-                --steps $count --batch "$n" --dtype "${type%-own}" --device cuda --json --out "$out/sweep"
+            name="model $type, $n images a batch"
+            # shellcheck disable=SC2086
+            step "$name" 300 env DLENS_CUDA_OWN=$own "$dlens" bench model $source --batch "$n" --steps $count --dtype "${type%-own}" --device cuda --json
             log=$out/$(printf '%s' "$name" | tr ' /:' '___').log
             median=$(field step_ms "$log") least=$(field step_ms_min "$log")
             [ -z "$median" ] || printf '%s\t%s\t%s\t%s\n' "$type" "$n" "$median" "$least" >>"$bench"
         done
     done
-    rm -rf "$out/sweep"
+    # A whole sweep: 12 layers, 50 steps.
+    # shellcheck disable=SC2086
+    step "sweep f16" 560 "$dlens" bench sweep $source --dtype f16 --layers 12 --batch "$(echo $batches | tr ' ' ',')" --device cuda --save "$out/sweep.json"
+    # Other programs, where Python has them; they want a checkpoint on the disk (2 GB).
+    python=
+    for p in python3 python /opt/*/.venv/bin/python3; do
+        if "$p" -c 'import diffusers, torch; assert torch.cuda.is_available()' >/dev/null 2>&1; then python=$p; break; fi
+    done
+    if [ -z "$python" ]; then
+        note "other programs" skipped 0 "no Python with diffusers and a CUDA torch"
+    else
+        if [ -z "$model" ]; then
+            model=$build/sd15-synthetic
+            [ -e "$model/model_index.json" ] || step "make synthetic SD 1.5" 400 "$dlens" synth --like sd15 --scale full --dtype f16 --out "$model"
+        fi
+        step "other programs" 1800 "$python" "$root/tools/bench/peers/run.py" --dlens "$dlens" --model "$model" --out "$out/peers" --device cuda --dtype f16 --layers 1:13
+    fi
 fi
 
 # ---- summary ----
@@ -178,12 +206,27 @@ fi
     tr '|' '/' <"$steps" | awk -F'\t' '{ printf "| %s | %s | %s | %s |\n", $1, $2, $3, $4 }'
     if [ -s "$bench" ]; then
         echo
-        echo "Sweeps of SD 1.5 at 512x512 with guidance (2 rows an image), ms a step:"
+        echo "SD 1.5 at 512x512 with guidance (2 rows an image), ms a step:"
         echo
         echo "| type | images a batch | median | least | ms an image and step |"
         echo "|---|---|---|---|---|"
         awk -F'\t' '{ printf "| %s | %s | %.2f | %.2f | %.2f |\n", $1, $2, $3, $4, $3 / $2 }' "$bench"
     fi
+    for like in $likes; do
+        [ -s "$out/kernels_$like.log" ] || continue
+        echo
+        echo "## Kernels of a step of $like"
+        echo
+        sed 's/^/    /' "$out/kernels_$like.log"
+    done
+    for log in "$out"/prediction_*.log "$out/sweep_f16.log"; do
+        [ -s "$log" ] || continue
+        echo
+        echo "## $(basename "$log" .log | tr _ ' ')"
+        echo
+        sed 's/^/    /' "$log"
+    done
+    if [ -s "$out/peers/peers.md" ]; then echo; echo "## Other programs"; echo; cat "$out/peers/peers.md"; fi
     if [ -s "$out/registers.md" ]; then echo; echo "## Registers and local memory"; echo; cat "$out/registers.md"; fi
 } >"$md"
 {
@@ -193,7 +236,7 @@ fi
         printf '%s{"name":"%s","state":"%s","seconds":%s,"text":"%s"}' "$comma" "$(escape "$name")" "$state" "$seconds" "$(escape "$text")"
         comma=,
     done <"$steps"
-    printf '],"sweeps":['
+    printf '],"models":['
     comma=
     while IFS="$(printf '\t')" read -r type n median least; do
         printf '%s{"type":"%s","batch":%s,"step_ms":%s,"step_ms_min":%s}' "$comma" "$type" "$n" "$median" "$least"

@@ -45,7 +45,8 @@ int cuda_time_graph(struct dl_ctx *c, struct dl_graph *g, int n, double *us, str
         cudaError_t cu = cudaEventRecord(s.from, c->stream);
         if (cu != cudaSuccess) rc = cuda_fail(e, cu, "timing by events");
         if (rc == 0) rc = cuda_replay(c, g, 0, e);
-        if (rc == 0 && (cu = cudaEventRecord(s.to, c->stream)) != cudaSuccess) rc = cuda_fail(e, cu, "timing by events");
+        if (rc == 0 && (cu = cudaEventRecord(s.to, c->stream)) != cudaSuccess)
+            rc = cuda_fail(e, cu, "timing by events");
         if (rc == 0) rc = span_us(&s, &us[i], e);
     }
     span_close(&s);

@@ -65,7 +65,8 @@ static void test_list(void **state)
         json_t *o = json_of("bench", "kernels", "--like", like[i], "--dry-run", "--rows", "4"), *k;
         json_int_t flops = 0, bytes = 0, ops = 0;
         size_t j;
-        json_array_foreach (json_object_get(o, "ops"), j, k) {
+        json_array_foreach(json_object_get(o, "ops"), j, k)
+        {
             flops += int_of(k, "count") * int_of(k, "flops"), bytes += int_of(k, "count") * int_of(k, "bytes");
             ops += int_of(k, "count");
             assert_null(json_object_get(k, "us"));
@@ -82,14 +83,17 @@ static void test_kernels(void **state)
 {
     (void)state;
     const char *plot = in_root("roof.svg");
-    json_t *o = json_of("bench", "kernels", TINY, "--dtype", "f32", "--repeat", "2", "--filter", "conv k3", "--plot", plot), *k;
+    json_t *o = json_of("bench", "kernels", TINY, "--dtype", "f32", "--repeat", "2", "--filter", "conv k3", "--plot",
+                        plot),
+           *k;
     size_t j, n = json_array_size(json_object_get(o, "ops"));
     assert_true(n > 5);
     assert_int_equal(int_of(o, "outside_budget"), 0);
     assert_true(real_of(json_object_get(o, "roof"), "gb_per_s") > 0);
     assert_true(real_of(json_object_get(json_object_get(o, "roof"), "gflop_per_s"), "f32") > 0);
     double sum = 0;
-    json_array_foreach (json_object_get(o, "ops"), j, k) {
+    json_array_foreach(json_object_get(o, "ops"), j, k)
+    {
         assert_string_equal(json_string_value(json_object_get(k, "op")), "conv");
         assert_string_equal(json_string_value(json_object_get(k, "dtype")), "f32");
         assert_true(*json_string_value(json_object_get(k, "variant")) != 0);
@@ -107,7 +111,7 @@ static void test_kernels(void **state)
     free(svg);
 
     o = json_of("bench", "kernels", TINY, "--repeat", "1", "--filter", "lnorm", "--no-check", "--phase", "text,step");
-    json_array_foreach (json_object_get(o, "ops"), j, k) assert_null(json_object_get(k, "budget_percent"));
+    json_array_foreach(json_object_get(o, "ops"), j, k) assert_null(json_object_get(k, "budget_percent"));
     json_decref(o);
 }
 
@@ -123,7 +127,7 @@ static void test_model(void **state)
     size_t j;
     double percent = 0;
     json_int_t flops = 0;
-    json_array_foreach (json_object_get(o, "kinds"), j, k) percent += real_of(k, "percent"), flops += int_of(k, "flops");
+    json_array_foreach(json_object_get(o, "kinds"), j, k) percent += real_of(k, "percent"), flops += int_of(k, "flops");
     assert_true(percent > 99.9 && percent < 100.1);
     assert_int_equal(flops, int_of(o, "step_flops"));
     json_decref(o);
@@ -140,7 +144,8 @@ static void test_sweep(void **state)
     static const int want[] = {1, 3, 3}; /* there are but three images */
     size_t j;
     assert_int_equal(json_array_size(list), 3);
-    json_array_foreach (list, j, k) {
+    json_array_foreach(list, j, k)
+    {
         assert_int_equal(int_of(k, "batch"), want[j]);
         assert_true(real_of(k, "images_per_s") > 0 && real_of(k, "denoise_s") > 0 && real_of(k, "decode_s") > 0);
         assert_true(real_of(k, "seconds") >= real_of(k, "denoise_s") + real_of(k, "decode_s"));
@@ -152,8 +157,10 @@ static void test_predict(void **state)
 {
     (void)state;
     const char *card = in_root("card.json"), *measured = in_root("measured.json");
-    put_file(card, "{\"name\": \"slow\", \"f16_tflops\": 1, \"gb_per_s\": 1e8, \"launch_us\": 0, \"source\": \"a test\"}");
-    json_t *o = json_of("bench", "--predict", card, "--like", "sd15", "--batch", "4", "--steps", "10", "--layers", "4"), *k;
+    put_file(card,
+             "{\"name\": \"slow\", \"f16_tflops\": 1, \"gb_per_s\": 1e8, \"launch_us\": 0, \"source\": \"a test\"}");
+    json_t *o = json_of("bench", "--predict", card, "--like", "sd15", "--batch", "4", "--steps", "10", "--layers", "4"),
+           *k;
     const json_t *sweep = json_object_get(o, "sweep");
     /* All ops of the step are bound by 1 TFLOP/s (the memory is endlessly fast): FLOPs in TFLOP are seconds. */
     double step_s = (double)int_of(o, "step_flops") * 1e-12;
@@ -165,13 +172,16 @@ static void test_predict(void **state)
     json_decref(o);
 
     struct ran r;
-    run_dlens(&r, root, "bench", "kernels", TINY, "--repeat", "1", "--filter", "gemm", "--no-check", "--dtype", "f32", "--json");
+    run_dlens(&r, root, "bench", "kernels", TINY, "--repeat", "1", "--filter", "gemm", "--no-check", "--dtype", "f32",
+              "--save", measured);
     assert_int_equal(r.status, 0);
-    put_file(measured, r.out);
+    assert_non_null(strstr(r.out, "% of the roofline")); /* the table comes as well */
     run_free(&r);
-    o = json_of("bench", "--predict", "rtx3090", "--scale", "tiny", "--dtype", "f32", "--batch", "1", "--against", measured);
+    o = json_of("bench", "--predict", "rtx3090", "--scale", "tiny", "--dtype", "f32", "--batch", "1", "--against",
+                measured);
     size_t j, with = 0;
-    json_array_foreach (json_object_get(o, "ops"), j, k) {
+    json_array_foreach(json_object_get(o, "ops"), j, k)
+    {
         bool gemm = !strcmp(json_string_value(json_object_get(k, "op")), "gemm");
         assert_int_equal(gemm, json_object_get(k, "ratio") != NULL);
         with += gemm;
@@ -201,8 +211,8 @@ static void test_nothing_stays(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_list),    cmocka_unit_test(test_kernels),
-        cmocka_unit_test(test_model),    cmocka_unit_test(test_sweep),   cmocka_unit_test(test_predict),
+        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_list),  cmocka_unit_test(test_kernels),
+        cmocka_unit_test(test_model),         cmocka_unit_test(test_sweep), cmocka_unit_test(test_predict),
         cmocka_unit_test(test_nothing_stays),
     };
     return cmocka_run_group_tests(tests, setup, cli_teardown);

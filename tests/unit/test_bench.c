@@ -37,8 +37,8 @@ static void near(double got, double want) { assert_true(fabs(got - want) <= 1e-9
 static void test_one_op(void **state)
 {
     (void)state;
-    near(device_us(&card, DL_F16, 2000000000, 1000000), 20);   /* 2 GFLOP at 100 TFLOP/s; 1 us of bytes */
-    near(device_us(&card, DL_F16, 2000000000, 50000000), 50);  /* 50 MB at 1 TB/s */
+    near(device_us(&card, DL_F16, 2000000000, 1000000), 20);  /* 2 GFLOP at 100 TFLOP/s; 1 us of bytes */
+    near(device_us(&card, DL_F16, 2000000000, 50000000), 50); /* 50 MB at 1 TB/s */
     near(device_us(&card, DL_BF16, 2000000000, 1000000), 40);
     near(device_us(&card, DL_F32, 2000000000, 1000000), 200);
     near(device_us(&card, DL_E4M3, 2000000000, 1000000), 200); /* the card has none: as f32 */
@@ -49,14 +49,14 @@ static void test_sweep_time(void **state)
 {
     (void)state;
     struct tape_case c[] = {
-        {.phase = TAPE_STEP, .run_t = DL_F16, .count = 3, .flops = 2000000000, .bytes = 1000000},  /* 20 us */
-        {.phase = TAPE_STEP, .run_t = DL_F16, .count = 1, .bytes = 10000000},                      /* 10 us */
-        {.phase = TAPE_FIRST, .run_t = DL_F16, .count = 1, .flops = 3000000000},                   /* 30 us */
-        {.phase = TAPE_REST_STEP, .run_t = DL_F16, .count = 1, .flops = 1000000000},               /* 10 us */
-        {.phase = TAPE_REST_FIRST, .run_t = DL_F16, .count = 1, .flops = 800000000},               /* 8 us */
-        {.phase = TAPE_DECODE, .run_t = DL_F16, .count = 2, .flops = 500000000},                   /* 5 us */
-        {.phase = TAPE_TEXT, .run_t = DL_F32, .count = 1, .flops = 80000000},                      /* 8 us */
-        {.phase = TAPE_PREPARE, .run_t = DL_F16, .count = 1, .flops = 200000000},                  /* 2 us */
+        {.phase = TAPE_STEP, .run_t = DL_F16, .count = 3, .flops = 2000000000, .bytes = 1000000}, /* 20 us */
+        {.phase = TAPE_STEP, .run_t = DL_F16, .count = 1, .bytes = 10000000},                     /* 10 us */
+        {.phase = TAPE_FIRST, .run_t = DL_F16, .count = 1, .flops = 3000000000},                  /* 30 us */
+        {.phase = TAPE_REST_STEP, .run_t = DL_F16, .count = 1, .flops = 1000000000},              /* 10 us */
+        {.phase = TAPE_REST_FIRST, .run_t = DL_F16, .count = 1, .flops = 800000000},              /* 8 us */
+        {.phase = TAPE_DECODE, .run_t = DL_F16, .count = 2, .flops = 500000000},                  /* 5 us */
+        {.phase = TAPE_TEXT, .run_t = DL_F32, .count = 1, .flops = 80000000},                     /* 8 us */
+        {.phase = TAPE_PREPARE, .run_t = DL_F16, .count = 1, .flops = 200000000},                 /* 2 us */
     };
     struct tape t = {.c = c, .n = sizeof c / sizeof *c};
     struct device_time step = device_phase(&card, &t, TAPE_STEP);
@@ -120,8 +120,11 @@ static void test_card_files(void **state)
     near(d.f32, 20);
     near(d.gb_per_s, 500.5);
     assert_true(d.launch_us > 0);
-    assert_int_equal(read_text(&d, "{\"f16_tflops\": 40, \"bf16_tflops\": 30, \"f32_tflops\": 5, \"gb_per_s\": 9, "
-                                   "\"memory_gib\": 12, \"launch_us\": 0}", &e), 0);
+    assert_int_equal(read_text(&d,
+                               "{\"f16_tflops\": 40, \"bf16_tflops\": 30, \"f32_tflops\": 5, \"gb_per_s\": 9, "
+                               "\"memory_gib\": 12, \"launch_us\": 0}",
+                               &e),
+                     0);
     near(d.bf16, 30);
     near(d.f32, 5);
     near(d.memory_gib, 12);
@@ -367,9 +370,15 @@ static void test_wrong_ops_are_found(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_op),     cmocka_unit_test(test_sweep_time), cmocka_unit_test(test_cards),
-        cmocka_unit_test(test_card_files), cmocka_unit_test(test_hole),       cmocka_unit_test(test_list_is_the_dry_run),
-        cmocka_unit_test(test_phases),     cmocka_unit_test(test_ops_alone),  cmocka_unit_test(test_wrong_ops_are_found),
+        cmocka_unit_test(test_one_op),
+        cmocka_unit_test(test_sweep_time),
+        cmocka_unit_test(test_cards),
+        cmocka_unit_test(test_card_files),
+        cmocka_unit_test(test_hole),
+        cmocka_unit_test(test_list_is_the_dry_run),
+        cmocka_unit_test(test_phases),
+        cmocka_unit_test(test_ops_alone),
+        cmocka_unit_test(test_wrong_ops_are_found),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -29,8 +29,7 @@ static struct dl_w *slice_weight(struct dl_w *to, const struct dl_w *w, int32_t 
     memcpy(to->dim, w->dim, sizeof to->dim);
     to->dim[0] = glu ? 2 * n : n;
     for (int i = 0; i < to->n_parts; i++)
-        to->part[i] = (struct dl_wpart){
-            .file = p + ((int64_t)i * channels + from) * row, .rows = n, .t = w->part[0].t};
+        to->part[i] = (struct dl_wpart){.file = p + ((int64_t)i * channels + from) * row, .rows = n, .t = w->part[0].t};
     return to;
 }
 
@@ -80,7 +79,8 @@ static int cut(struct part *p, const struct case_run *c, struct dl_err *e)
         p->place = dl_act_cols(*y, from, n);
     } else {
         struct dl_attn *g = &p->a.attn;
-        int32_t d = g->q.c / g->heads, head = g->heads / 2, row = g->q.n - 1, tq = g->q.h * g->q.w, tk = g->k.h * g->k.w;
+        int32_t d = g->q.c / g->heads, head = g->heads / 2, row = g->q.n - 1, tq = g->q.h * g->q.w,
+                tk = g->k.h * g->k.w;
         int32_t kv = g->kv_row ? g->kv_row[row] : g->k.n == 1 ? 0 : row, nq = smaller(tq, QUERIES);
         from = g->causal ? 0 : (tq - nq) / 2;
         dl_act q = dl_act_cols(dl_act_rows(dl_act_tokens(g->q), row, 1), head * d, d);
@@ -241,8 +241,8 @@ static int check_whole(const struct case_run *ran, const uint8_t *got, const flo
         for (int64_t j = 0; j < o.block[i].bytes; j++) meet(out, y[j], want[j], 1); /* a rounding at the edge */
     }
     if (kind == OP_GNORM && rc == 0) {
-        dl_act want = dl_act_at((void *)(uintptr_t)c.stat.mean_rstd, DL_F32, ran->k->a.gnorm.x.n, 1, 1,
-                                c.stat.groups * 2);
+        dl_act want =
+            dl_act_at((void *)(uintptr_t)c.stat.mean_rstd, DL_F32, ran->k->a.gnorm.x.n, 1, 1, c.stat.groups * 2);
         dl_act y = want;
         y.p = (void *)(uintptr_t)got_stat;
         compare_act(y, want, slack(kind), out);
@@ -266,9 +266,8 @@ int check_case(struct case_run *ran, const struct dl_backend *ref, struct dl_ctx
     }
     if (ran->be->download(ran->ctx, got, ran->set[0].mem, ran->set_bytes, e) < 0) goto out;
     if (stat_bytes && ran->be->download(ran->ctx, stat, ran->stat.mean_rstd, stat_bytes, e) < 0) goto out;
-    rc = kind == OP_GEMM || kind == OP_CONV || kind == OP_ATTN
-             ? check_part(ran, got, ref, ctx, out, e)
-             : check_whole(ran, got, stat, ref, ctx, out, e);
+    rc = kind == OP_GEMM || kind == OP_CONV || kind == OP_ATTN ? check_part(ran, got, ref, ctx, out, e)
+                                                               : check_whole(ran, got, stat, ref, ctx, out, e);
 out:
     free(got), free(stat);
     return rc;

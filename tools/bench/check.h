@@ -12,9 +12,9 @@
 #include "tools/bench/case.h"
 
 struct check {
-    double share;      /* of the budget that the worst element used: at most 1 is right; infinite for NaN */
-    int64_t elements;  /* that were looked at */
-    double got, want;  /* of the worst */
+    double share;     /* of the budget that the worst element used: at most 1 is right; infinite for NaN */
+    int64_t elements; /* that were looked at */
+    double got, want; /* of the worst */
 };
 
 /* `ran` has just run its set 0, once, and is done. ref: the CPU backend with reference_only. */

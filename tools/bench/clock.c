@@ -158,7 +158,7 @@ static double host_copy_rate(int64_t bytes)
 static int measure_copy(struct roof *r, const struct dl_backend *be, struct dl_ctx *ctx, struct dl_err *e)
 {
     bool cuda = !strcmp(be->name, "cuda");
-    int64_t bytes = cuda ? (int64_t)1 << 30 : (int64_t)128 << 20;
+    int64_t bytes = cuda ? (int64_t)1 << 30 : (int64_t)96 << 20;
 #ifdef DLENS_HAVE_CUDA
     if (cuda) return cuda_copy_rate(ctx, bytes, &r->bytes, e);
 #endif
@@ -172,7 +172,7 @@ static int measure_copy(struct roof *r, const struct dl_backend *be, struct dl_c
 int roof_measure(struct roof *r, int type, const struct dl_backend *be, struct dl_ctx *ctx, int threads,
                  struct dl_err *e)
 {
-    int64_t n = strcmp(be->name, "cuda") ? 2048 : 8192;
+    int64_t n = strcmp(be->name, "cuda") ? 1024 : 8192;
     struct dl_w w;
     double us;
     if (r->bytes == 0 && measure_copy(r, be, ctx, e) < 0) return -1;

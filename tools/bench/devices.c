@@ -28,8 +28,9 @@ static const struct device devices[] = {
      .gb_per_s = 1792,
      .memory_gib = 32,
      .launch_us = 1.2,
-     .source = "NVIDIA RTX Blackwell GPU architecture white paper (2025), appendix: 209.5 TFLOPS fp16 and 419 TFLOPS fp8 "
-               "with fp32 accumulate, 104.8 TFLOPS fp32, 1,792 GB/s, 32 GB"},
+     .source =
+         "NVIDIA RTX Blackwell GPU architecture white paper (2025), appendix: 209.5 TFLOPS fp16 and 419 TFLOPS fp8 "
+         "with fp32 accumulate, 104.8 TFLOPS fp32, 1,792 GB/s, 32 GB"},
     {.name = "rtx4090",
      .title = "GeForce RTX 4090",
      .f32 = 82.6,
@@ -39,8 +40,9 @@ static const struct device devices[] = {
      .gb_per_s = 1008,
      .memory_gib = 24,
      .launch_us = 1.2,
-     .source = "NVIDIA Ada GPU architecture white paper (2022), appendix A: 165.2 TFLOPS fp16 and 330.3 TFLOPS fp8 with "
-               "fp32 accumulate, 82.6 TFLOPS fp32, 1,008 GB/s, 24 GB"},
+     .source =
+         "NVIDIA Ada GPU architecture white paper (2022), appendix A: 165.2 TFLOPS fp16 and 330.3 TFLOPS fp8 with "
+         "fp32 accumulate, 82.6 TFLOPS fp32, 1,008 GB/s, 24 GB"},
     {.name = "rtx3090",
      .title = "GeForce RTX 3090",
      .f32 = 35.6,
@@ -107,7 +109,8 @@ static int read_file(struct device *d, const char *path, struct dl_err *e)
     d->bf16 = d->f16, d->f32 = d->f16 / 2;
     if (number(o, path, "bf16_tflops", false, &d->bf16, e) < 0 || number(o, path, "f32_tflops", false, &d->f32, e) < 0)
         goto out;
-    if (number(o, path, "e4m3_tflops", false, &d->e4m3, e) < 0 || number(o, path, "launch_us", false, &d->launch_us, e) < 0)
+    if (number(o, path, "e4m3_tflops", false, &d->e4m3, e) < 0 ||
+        number(o, path, "launch_us", false, &d->launch_us, e) < 0)
         goto out;
     if (number(o, path, "memory_gib", false, &d->memory_gib, e) < 0) goto out;
     text(o, "name", d->name, sizeof d->name), text(o, "source", d->source, sizeof d->source);

@@ -1,12 +1,12 @@
 /* devices.h: what a card's data sheet promises, and what that makes of a list of ops.
  *
- * The least time of an op is the larger of its FLOPs over the card's peak for the type and its bytes (each operand once)
- * over the memory bandwidth; no kernel is faster, and good ones reach 60 to 90 % of it. To each op the time between two
- * kernels of one graph is added, launch_us, an assumption that is printed beside every prediction.
+ * The least time of an op is the larger of its FLOPs over the card's peak for the type and its bytes (each operand
+ * once) over the memory bandwidth; no kernel is faster, and good ones reach 60 to 90 % of it. To each op the time
+ * between two kernels of one graph is added, launch_us, an assumption that is printed beside every prediction.
  *
- * Peaks are those of matrix units with f32 sums, dense (without structured sparsity), at the published boost clock: what
- * GeForce cards give with f16 sums is twice as much and of no use here. f32 is the rate of the ordinary cores (no TF32).
- * Real cards also hold these clocks only as far as their power limit lets them.
+ * Peaks are those of matrix units with f32 sums, dense (without structured sparsity), at the published boost clock:
+ * what GeForce cards give with f16 sums is twice as much and of no use here. f32 is the rate of the ordinary cores (no
+ * TF32). Real cards also hold these clocks only as far as their power limit lets them.
  */
 #ifndef BENCH_DEVICES_H
 #define BENCH_DEVICES_H

@@ -48,6 +48,7 @@ int bench_model_open(struct bench_model *m, const struct bench_source *s, int ty
 
 /* ---- values ---- */
 
+enum { SETS = 3 /* of weights: denoiser, its preparation, VAE */ };
 enum { KINDS = 24, MATRIX = 2 /* + log2 of sqrt(fan in) */, BIAS = 0, GAIN = 1 };
 
 struct pool {
@@ -110,17 +111,18 @@ int bench_model_fill(struct bench_model *m, struct dl_err *e)
 {
     struct dn *d = m->pipe->dn;
     if (!m->made_up || m->pool) return 0;
-    struct pool *p = m->pool = calloc(2, sizeof *p);
+    struct pool *p = m->pool = calloc(SETS, sizeof *p);
     if (!p) return dl_fail(e, DL_ENOMEM, "no memory for synthetic weights");
     if (fill_set(&p[0], d->net->weights(m->pipe), d->gen.type, e) < 0) return -1;
-    return d->has_vae ? fill_set(&p[1], &d->vae.weights, d->vae_type, e) : 0;
+    if (d->net->prep && fill_set(&p[1], d->net->prep(m->pipe), d->gen.type, e) < 0) return -1;
+    return d->has_vae ? fill_set(&p[2], &d->vae.weights, d->vae_type, e) : 0;
 }
 
 void bench_model_close(struct bench_model *m)
 {
     struct pool *p = m->pool;
     pipe_close(m->pipe);
-    for (int i = 0; p && i < 2; i++)
+    for (int i = 0; p && i < SETS; i++)
         for (int k = 0; k < KINDS; k++) free(p[i].data[k]);
     free(p);
     if (m->temp[0]) nftw(m->temp, remove_one, 16, FTW_DEPTH | FTW_PHYS);
@@ -161,8 +163,7 @@ void bench_images(struct pipe_image *im, int n, int first, int layers)
     for (int i = 0; i < n; i++) im[i] = (struct pipe_image){.cond = first + i, .negative = layers};
 }
 
-static int record_steps(struct tape *t, struct pipe *p, int n, int layers, int first_phase, int phase,
-                        struct dl_err *e)
+static int record_steps(struct tape *t, struct pipe *p, int n, int layers, int first_phase, int phase, struct dl_err *e)
 {
     struct dn *d = p->dn;
     struct pipe_image *im = calloc((size_t)n, sizeof *im);

@@ -30,7 +30,8 @@ int bench_model_open(struct bench_model *m, const struct bench_source *s, int ty
                      struct dl_ctx *ctx, struct dl_err *e);
 void bench_model_close(struct bench_model *m); /* zeroed is fine */
 
-/* Random values for every weight of denoiser and VAE, between pipe_plan and pipe_load. Nothing to do for real models. */
+/* Random values for every weight of denoiser and VAE, between pipe_plan and pipe_load. Nothing to do for real models.
+ */
 int bench_model_fill(struct bench_model *m, struct dl_err *e);
 
 /* What is generated. 0 (guidance NAN) means the model's own default. */

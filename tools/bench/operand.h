@@ -1,7 +1,7 @@
 /* operand.h: an op of engine/op.h as a value, and one list of all that it refers to.
  *
- * Recording an op, giving it fresh memory and holding its result against a reference all have to walk its operands; this
- * list is the one place that knows the fields of each op's struct.
+ * Recording an op, giving it fresh memory and holding its result against a reference all have to walk its operands;
+ * this list is the one place that knows the fields of each op's struct.
  */
 #ifndef BENCH_OPERAND_H
 #define BENCH_OPERAND_H
@@ -66,8 +66,8 @@ enum op_block { BLOCK_STATS /* f32 [n][groups][2] */, BLOCK_ANGLES /* f32 cos, s
 struct operands {
     struct {
         dl_act *a;
-        bool out;      /* written */
-        dl_act *twin;  /* may lie at the same place (in place, or a residual that is the output) */
+        bool out;     /* written */
+        dl_act *twin; /* may lie at the same place (in place, or a residual that is the output) */
     } act[8];
     struct {
         dl_vec *v;

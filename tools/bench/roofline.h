@@ -14,7 +14,7 @@ struct roofline_point {
 
 struct roofline {
     const char *title;
-    double peak_flops, peak_bytes; /* per second */
+    double peak_flops, peak_bytes;      /* per second */
     const struct roofline_point *point; /* [n] */
     int n;
     const char *const *group; /* [n_groups] names */

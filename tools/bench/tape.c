@@ -18,7 +18,7 @@ struct dl_ctx {
 
 const char *tape_phase_name(int phase)
 {
-    static const char *const name[TAPE_PHASES] = {"text",   "prepare",         "first step",     "step",
+    static const char *const name[TAPE_PHASES] = {"text",   "prepare",          "first step", "step",
                                                   "decode", "first step, rest", "step, rest"};
     return phase >= 0 && phase < TAPE_PHASES ? name[phase] : "";
 }
@@ -63,7 +63,6 @@ static void keep_operands(struct dl_ctx *c, struct tape_case *k)
     }
 }
 
-
 /* What the op log says of this op. */
 static const struct dl_log *account_of(struct dl_ctx *c, enum op_kind kind, const union op_args *a, uint8_t t)
 {
@@ -99,8 +98,7 @@ static void want_weights(struct dl_run *r, enum op_kind kind, union op_args *a)
     for (int i = 0; i < o.n_w; i++) {
         struct dl_w *w = *o.w[i];
         uint64_t key = r->t;
-        if (w->set && !dl_w_pack(w, key) &&
-            !dl_w_want(w, key, dl_w_count(w) * dl_type_bytes(r->t), never, NULL, NULL))
+        if (w->set && !dl_w_pack(w, key) && !dl_w_want(w, key, dl_w_count(w) * dl_type_bytes(r->t), never, NULL, NULL))
             dl_fail(&r->err, DL_ENOMEM, "no memory for the forms of weight %s", w->name);
     }
 }
@@ -221,6 +219,9 @@ static bool supports(struct dl_ctx *c, int type)
     return true;
 }
 
+/* Plans are made as for a device with memory of its own; nothing is ever loaded. */
+static const struct dl_lane_ops lanes = {.workers = 1};
+
 int tape_open(struct tape **out, int64_t memory_bytes, struct dl_err *e)
 {
     struct dl_ctx *c = calloc(1, sizeof *c);
@@ -236,7 +237,8 @@ int tape_open(struct tape **out, int64_t memory_bytes, struct dl_err *e)
                                 .download = no_move,
                                 .sync = no_sync,
                                 .free_bytes = free_bytes,
-                                .supports = supports};
+                                .supports = supports,
+                                .lanes = &lanes};
     c->blank_be = c->be;
     c->blank_be.ops = &c->blank_ops;
     dl_run_open(&c->account, &c->blank_be, c, DL_F32);

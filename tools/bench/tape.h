@@ -15,12 +15,12 @@
 
 /* What a program is for; where ops are counted. */
 enum tape_phase {
-    TAPE_OFF = -1, /* nothing is recorded */
-    TAPE_TEXT,     /* the encoders, once per prompt */
-    TAPE_PREPARE,  /* what depends on steps or conditions alone, once */
-    TAPE_FIRST,    /* a batch's first step, where images share work */
-    TAPE_STEP,     /* any other step */
-    TAPE_DECODE,   /* one image */
+    TAPE_OFF = -1,   /* nothing is recorded */
+    TAPE_TEXT,       /* the encoders, once per prompt */
+    TAPE_PREPARE,    /* what depends on steps or conditions alone, once */
+    TAPE_FIRST,      /* a batch's first step, where images share work */
+    TAPE_STEP,       /* any other step */
+    TAPE_DECODE,     /* one image */
     TAPE_REST_FIRST, /* the two kinds of step for the last, smaller batch */
     TAPE_REST_STEP,
     TAPE_PHASES
@@ -31,17 +31,17 @@ const char *tape_phase_name(int phase); /* "step" */
 struct tape_case {
     enum op_kind kind;
     int8_t phase;
-    uint8_t run_t;       /* enum dl_type of the run */
-    int count;           /* in the phase */
+    uint8_t run_t;        /* enum dl_type of the run */
+    int count;            /* in the phase */
     int64_t flops, bytes; /* of one */
-    char shape[120];     /* as in the op log */
-    union op_args a;     /* weights, host arrays: the tape's own copies; device addresses: those of the dry run */
+    char shape[120];      /* as in the op log */
+    union op_args a;      /* weights, host arrays: the tape's own copies; device addresses: those of the dry run */
 };
 
 struct tape {
     const struct dl_backend *be;
     struct dl_ctx *ctx;
-    int phase;         /* enum tape_phase of what is recorded now; TAPE_OFF at first */
+    int phase;           /* enum tape_phase of what is recorded now; TAPE_OFF at first */
     struct tape_case *c; /* [n], in the order of their first occurrence */
     int n;
 };
