@@ -9,6 +9,7 @@
 #include "loaders/st_write.h"
 #include "tests/unit/folder.h"
 #include "tools/bench/check.h"
+#include "tools/bench/clock.h"
 #include "tools/bench/devices.h"
 #include "tools/bench/model.h"
 
@@ -367,6 +368,92 @@ static void test_wrong_ops_are_found(void **state)
     close_two(&w);
 }
 
+/* A backend that records: its replays take a millisecond, whatever is in them. */
+static struct {
+    bool recording;
+    int ops, replays, graphs;
+} recorder;
+
+static void counted_lnorm(struct dl_run *r, const struct dl_lnorm *a)
+{
+    assert_int_equal(recorder.recording, r->mode == DL_CAPTURE);
+    recorder.ops += recorder.recording;
+    right->ops->lnorm(r, a);
+}
+
+static int begin(struct dl_ctx *c, struct dl_err *e)
+{
+    (void)c, (void)e;
+    recorder.recording = true, recorder.graphs++;
+    return 0;
+}
+
+static int end(struct dl_ctx *c, struct dl_graph **g, struct dl_err *e)
+{
+    (void)c, (void)e;
+    recorder.recording = false;
+    if (g) *g = (struct dl_graph *)(void *)&recorder;
+    return 0;
+}
+
+static int replay(struct dl_ctx *c, struct dl_graph *g, int32_t step, struct dl_err *e)
+{
+    (void)c, (void)e;
+    assert_ptr_equal(g, &recorder);
+    assert_int_equal(step, 0);
+    recorder.replays++;
+    for (double until = clock_us() + 1000; clock_us() < until;) {
+    }
+    return 0;
+}
+
+static void drop(struct dl_ctx *c, struct dl_graph *g)
+{
+    (void)c, (void)g;
+    recorder.graphs--;
+}
+
+static void test_recorded_rounds(void **state)
+{
+    (void)state;
+    struct two w;
+    struct pipe_plan plan;
+    struct case_run c;
+    struct timing t;
+    struct dl_err e = {0};
+    open_two(&w);
+    right = w.be;
+    struct dl_ops ops = *w.be->ops;
+    struct dl_backend be = *w.be;
+    ops.lnorm = counted_lnorm;
+    be.ops = &ops, be.record_begin = begin, be.record_end = end, be.replay = replay, be.graph_free = drop;
+    struct tape *tape = record("sd15", true, DL_F32, 1, 1, &plan);
+    const struct tape_case *k = tape->c;
+    while (k->kind != OP_LNORM) k++;
+    memset(&recorder, 0, sizeof recorder);
+    assert_int_equal(case_open(&c, k, &be, w.ctx, 3, CASE_SIGNED, &e), 0);
+    assert_int_equal(clock_case(&c, 4, &t, &e), 0);
+    assert_int_equal(t.repeats, 4);
+    assert_int_equal(recorder.replays, 5); /* one to warm up */
+    assert_int_equal(recorder.graphs, 0);
+    assert_true(recorder.ops >= 3 && recorder.ops % 3 == 0); /* whole rounds over the sets */
+    assert_true(t.min_us * recorder.ops >= 999 && t.median_us >= t.min_us);
+    case_close(&c);
+    tape_close(tape);
+    close_two(&w);
+}
+
+static void test_median(void **state)
+{
+    (void)state;
+    double odd[] = {5, 1, 9}, even[] = {4, 10, 2, 8};
+    struct timing a = timing_of(odd, 3), b = timing_of(even, 4);
+    assert_true(a.median_us == 5 && a.min_us == 1 && b.median_us == 6 && b.min_us == 2 && b.repeats == 4);
+    assert_int_equal(case_sets_for(&(struct tape_case){.bytes = 10}, 25), 3);
+    assert_int_equal(case_sets_for(&(struct tape_case){.bytes = 1}, 1000), 64);
+    assert_int_equal(case_sets_for(&(struct tape_case){.bytes = 100}, 25), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -379,6 +466,8 @@ int main(void)
         cmocka_unit_test(test_phases),
         cmocka_unit_test(test_ops_alone),
         cmocka_unit_test(test_wrong_ops_are_found),
+        cmocka_unit_test(test_recorded_rounds),
+        cmocka_unit_test(test_median),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

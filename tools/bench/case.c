@@ -174,7 +174,7 @@ int case_open(struct case_run *c, const struct tape_case *k, const struct dl_bac
             c->n_sets++; /* what it has is freed */
             goto fail;
         }
-    if (be->alloc(ctx, c->scratch_bytes, &c->scratch, e) < 0) goto fail;
+    if (be->alloc(ctx, c->scratch_bytes + DL_ALIGN, &c->scratch, e) < 0) goto fail;
     return 0;
 fail:
     dl_fail_in(e, "%s %s", op_name(k->kind), k->shape);
