@@ -4,7 +4,7 @@
  * The lens looks through T5 by default; CLIP's pooled vector (the final norm of its last state at the end token) then
  * comes from the empty prompt, or the prompt. Looked through CLIP, the pooled vector is the norm of state k at the end
  * token, and T5 gets the empty prompt, or the prompt. T5 pads to 512 tokens, and padding is attended to, there and in
- * the transformer; --max-tokens gives less (256 is what schnell's authors recommend; diffusers takes 512 with either
+ * the transformer; --max-tokens gives less (256 in schnell's model card; diffusers takes 512 with either
  * model, and no more).
  *
  * dev takes its guidance as an input; schnell has none, and is asked for guidance 0. Neither has negative prompts.
