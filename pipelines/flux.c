@@ -234,7 +234,7 @@ static void embed_image(struct pass *p, dl_act x, const struct flux_rows *rows)
     dl_act to = span(p->h, p->text, x.w), y = to;
     bool same = rows->n == x.n;
     for (int i = 0; same && i < rows->n; i++) same = rows->lat_row[i] == i;
-    if (!same) y = dl_act_hi(r, r->t, x.n, 1, x.w, to.c);
+    if (!same) y = dl_act_hi(r, to.t, x.n, 1, x.w, to.c);
     dl_op_gemm(r, (struct dl_gemm){.x = x, .y = y, .w = &p->f->x, .e = {.bias = &p->f->x_b}});
     if (!same) dl_op_copy(r, (struct dl_copy){.x = y, .y = to, .row = rows->lat_row});
     dl_tap(r, to, "x_embedder");
@@ -246,7 +246,7 @@ void flux_step(struct dl_run *r, struct flux *f, dl_act x, const struct flux_row
     struct dl_mark m = dl_arena_mark(&r->arena);
     int d = f->cfg.width, tokens = rows->text.w, all = tokens + x.h * x.w;
     struct pass p = {.r = r, .f = f, .text = tokens, .rope = rows->rope};
-    p.h = dl_act_hi(r, r->t, rows->n, 1, all, d);
+    p.h = dl_act_hi(r, r->t == DL_F16 ? DL_F32 : r->t, rows->n, 1, all, d);
     p.norm = dl_act_hi(r, r->t, rows->n, 1, all, d);
     p.qkv = dl_act_hi(r, r->t, rows->n, 1, all, 3 * d);
     p.mod = pick_mod(r, f, rows);

@@ -21,8 +21,8 @@
  *
  * Half precision. diffusers has the timestep t (0..1000) and the guidance in the model's type, divides t by 1000 in it
  * and multiplies both by 1000 in it, which in bf16 turns 750 into 752 and guidance 3.5 into 3504; flux_time and
- * flux_guide do the same. The modulation table is f32 whatever the type. Type f16 is not clipped at +-65504 as in
- * diffusers; the model is made for bf16.
+ * flux_guide do the same. The modulation table is f32 whatever the type. In f16, where diffusers clips the stream
+ * between the blocks at 65504, the stream is f32.
  */
 #ifndef DL_FLUX_H
 #define DL_FLUX_H
