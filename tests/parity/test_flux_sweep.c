@@ -328,12 +328,84 @@ static void test_refused(void **state)
     }
 }
 
+/* A number of the plan in a program's JSON output; -1 without it. */
+static double plan_number(const char *json, const char *key)
+{
+    char quoted[60];
+    snprintf(quoted, sizeof quoted, "\"%s\":", key);
+    const char *at = strstr(json, quoted);
+    if (!at) return -1;
+    at += strlen(quoted) + strspn(at + strlen(quoted), " ");
+    return !strncmp(at, "true", 4) ? 1 : !strncmp(at, "false", 5) ? 0 : atof(at);
+}
+
+/* What --resident means for the plan: of the blocks, two are in memory. */
+static void test_plan(void **state)
+{
+    (void)state;
+    double bytes[2];
+    static const char *const modes[] = {"all", "stream"};
+    for (int i = 0; i < 2; i++) {
+        struct ran r;
+        char dir[FOLDER_PATH + 20];
+        snprintf(dir, sizeof dir, "%s/planned", root);
+        run_dlens(&r, root, "sweep", "--model", folder[0], "--prompt", "a", "--out", dir, "--dtype", "f32", "--dry-run",
+                  "--json", "--resident", modes[i]);
+        if (r.status) fail_msg("exit status %d: %s", r.status, r.err);
+        assert_true(plan_number(r.out, "streamed") == i);
+        bytes[i] = plan_number(r.out, "denoiser_bytes");
+        run_free(&r);
+    }
+    print_message("denoiser's weights: %.0f bytes, streamed %.0f\n", bytes[0], bytes[1]);
+    assert_true(bytes[1] > 0 && bytes[1] < 0.8 * bytes[0]);
+}
+
+/* Folders whose parts do not fit each other are told by what does not fit. The checkpoint is spoilt by this. */
+static void test_unfit(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *file, *from, *to, *says;
+    } bad[] = {
+        {"vae/config.json", "\"latent_channels\": 16", "\"latent_channels\": 17", "2 x 2 pixels"},
+        {"transformer/config.json", "\"pooled_projection_dim\": 40", "\"pooled_projection_dim\": 41", "width 41"},
+        {"transformer/config.json", "\"joint_attention_dim\": 32", "\"joint_attention_dim\": 33", "width 33"},
+        {"transformer/config.json", "\"num_single_layers\": 3", "\"num_single_layers\": 4", "missing"},
+        {"transformer/config.json", "\"guidance_embeds\": false", "\"guidance_embeds\": true ", "guidance_embedder"},
+        {"scheduler/scheduler_config.json", "FlowMatchEulerDiscrete", "EulerDiscrete", "flow"},
+        {"model_index.json", "tokenizer_2", "tokenizer_3", "tokenizer_2"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char path[FOLDER_PATH + 80], dir[FOLDER_PATH + 20], *text, *at, *changed;
+        int64_t n;
+        struct ran r;
+        snprintf(path, sizeof path, "%s/%s", folder[0], bad[i].file);
+        text = folder_read(path, &n);
+        assert_non_null(text);
+        at = strstr(text, bad[i].from);
+        if (!at) fail_msg("%s has no %s", path, bad[i].from);
+        size_t before = (size_t)(at - text), room = (size_t)n + strlen(bad[i].to) + 1;
+        changed = malloc(room);
+        assert_non_null(changed);
+        snprintf(changed, room, "%.*s%s%s", (int)before, text, bad[i].to, at + strlen(bad[i].from));
+        assert_int_equal(folder_write(path, changed, (int64_t)strlen(changed)), 0);
+        snprintf(dir, sizeof dir, "%s/unfit", root);
+        run_dlens(&r, root, "sweep", "--model", folder[0], "--prompt", "a", "--out", dir, "--quiet");
+        if (r.status != 3 || !strstr(r.err, bad[i].says))
+            fail_msg("%s: exit status %d: %s", bad[i].to, r.status, r.err);
+        run_free(&r);
+        assert_int_equal(folder_write(path, text, n), 0);
+        free(text), free(changed);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32),    cmocka_unit_test(test_reference_differs),
         cmocka_unit_test(test_replay), cmocka_unit_test(test_ways),
         cmocka_unit_test(test_bf16),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_plan),   cmocka_unit_test(test_unfit),
     };
     return cmocka_run_group_tests(tests, make_checkpoints, remove_checkpoints);
 }
