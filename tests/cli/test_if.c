@@ -1,6 +1,10 @@
 /* DeepFloyd IF's folders and options: what is not right is named for what it is, in one line. */
 #include "tests/cli/cli.h"
 
+#include "kernels/cpu/cpu.h"
+#include "pipelines/pipe.h"
+#include "tools/synth.h"
+
 static char first[CLI_PATH], second[CLI_PATH], model[CLI_PATH]; /* both stages; the copy that is being spoilt */
 
 static int setup(void **state)
@@ -146,11 +150,60 @@ static void test_inspect(void **state)
     json_decref(o);
 }
 
+/* ---- the real sizes ---- */
+
+struct counts {
+    int64_t text, unet; /* parameters */
+};
+
+static void count(void *user, const char *name, const struct st_set *files)
+{
+    struct counts *c = user;
+    int64_t *sum = strcmp(name, "unet") ? &c->text : &c->unet;
+    for (int64_t i = 0; i < st_set_count(files); i++) {
+        const struct st_tensor *t = st_set_at(files, i);
+        int64_t n = 1;
+        for (int d = 0; d < t->nd; d++) n *= t->dim[d];
+        *sum += n;
+    }
+}
+
+/* Parameters as the published models have them, nothing missing or extra. The files are holes. */
+static void test_full_size(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *like;
+        int64_t text, unet;
+    } full[] = {{"if-m", 4762310656, 371605830},
+                {"if", 4762310656, 935365830},
+                {"if-xl", 4762310656, 4304695110},
+                {"if2", 0, 1243277190}}; /* its text encoder is not looked at */
+    const struct dl_backend *be;
+    struct dl_ctx *ctx;
+    struct dl_err e = {0};
+    if (cpu_open(&be, &ctx, &(struct dl_cpu_opts){.threads = 1}, &e) < 0) fail_msg("%s", e.msg);
+    for (size_t i = 0; i < sizeof full / sizeof *full; i++) {
+        struct pipe *p;
+        struct counts c = {0};
+        const char *dir = in_root("full");
+        struct synth_opts o = {.like = full[i].like, .full = true, .hollow = true, .out = dir, .type = DL_BF16};
+        if (synth_write(&o, &e) < 0 || pipe_open(&p, dir, &(struct pipe_opts){.be = be, .ctx = ctx}, &e) < 0 ||
+            pipe_check(p, count, &c, &e) < 0)
+            fail_msg("%s: %s", full[i].like, e.msg);
+        assert_int_equal(c.text, full[i].text);
+        assert_int_equal(c.unet, full[i].unet);
+        pipe_close(p);
+        folder_remove(dir);
+    }
+    be->close(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_folders),     cmocka_unit_test(test_stages),  cmocka_unit_test(test_options),
-        cmocka_unit_test(test_long_prompt), cmocka_unit_test(test_inspect),
+        cmocka_unit_test(test_long_prompt), cmocka_unit_test(test_inspect), cmocka_unit_test(test_full_size),
     };
     return cmocka_run_group_tests(tests, setup, cli_teardown);
 }
