@@ -5,7 +5,7 @@
 #   tools/get_cuda_libs.sh [--cudnn] [DIR]        DIR: $XDG_CACHE_HOME/dlens/cuda-libs, or ~/.cache/dlens/cuda-libs
 #   cmake -B build -DDLENS_CUDA=ON -DDLENS_CUDA_LIBS=DIR
 #
-# Needs pip (any Python 3) and about 1 GB (with --cudnn 2 GB). pip's own configuration says where packages come from. Running it again does
+# Needs Python 3 with pip or venv and about 1 GB (with --cudnn 2 GB). pip's own configuration says where packages come from. Running it again does
 # nothing while the versions below are there. CUBLAS_VERSION and CUDNN_VERSION override them.
 set -eu
 
@@ -25,8 +25,8 @@ done
 [ -n "$dir" ] || dir=${XDG_CACHE_HOME:-$HOME/.cache}/dlens/cuda-libs
 
 python=$(command -v python3 || command -v python || true)
-if [ -z "$python" ] || ! "$python" -m pip --version >/dev/null 2>&1; then
-    echo "get_cuda_libs.sh: needs python3 with pip to fetch wheels" >&2
+if [ -z "$python" ]; then
+    echo "get_cuda_libs.sh: needs python3 to fetch wheels" >&2
     exit 1
 fi
 case $(uname -m) in
@@ -46,7 +46,15 @@ get() {
     rm -rf "$tmp" && mkdir -p "$tmp"
     trap 'rm -rf "$tmp"' EXIT INT TERM
     echo "fetching $1 $2"
-    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --platform "$platform" \
+    pip=$python
+    if ! "$pip" -m pip --version >/dev/null 2>&1; then # a Python without pip may still be able to make one
+        pip=$tmp/venv/bin/python
+        if ! "$python" -m venv "$tmp/venv" >/dev/null 2>&1; then
+            echo "get_cuda_libs.sh: $python has neither pip nor venv to fetch wheels with" >&2
+            exit 1
+        fi
+    fi
+    "$pip" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --platform "$platform" \
         --dest "$tmp" "$1==$2"
     "$python" - "$tmp" "$dir" <<'PY'
 import glob, sys, zipfile
@@ -58,6 +66,11 @@ PY
 }
 
 mkdir -p "$dir"
+# One at a time: the second to come finds everything there.
+if command -v flock >/dev/null 2>&1; then
+    exec 9>"$dir/lock"
+    flock 9
+fi
 get nvidia-cublas "$cublas"
 [ $want_cudnn = no ] || get nvidia-cudnn-cu13 "$cudnn"
 echo "use it with: cmake -DDLENS_CUDA=ON -DDLENS_CUDA_LIBS=$dir"
