@@ -151,5 +151,7 @@ int synth_if_unet_config(const char *folder, const struct synth_if_unet *s, stru
 int synth_flux(const struct synth_opts *o, bool dev, struct dl_err *e);
 /* Its transformer alone, with its config: <out>/transformer. */
 int synth_flux_transformer(const struct synth_opts *o, bool dev, struct dl_err *e);
+/* Its weights alone, as the config.json in <out>/transformer wants them. */
+int synth_flux_weights(const struct synth_opts *o, struct dl_err *e);
 
 #endif

@@ -69,21 +69,13 @@ static struct synth_plan plan(void *user, const struct synth_tensor *t)
     return synth_plan_of(t, gains);
 }
 
-int synth_flux_transformer(const struct synth_opts *o, bool dev, struct dl_err *e)
+int synth_flux_weights(const struct synth_opts *o, struct dl_err *e)
 {
-    const struct shape *s = &shapes[o->full];
     char folder[4000], path[4200];
-    if (synth_join(folder, sizeof folder, o->out, "transformer", e) < 0 || synth_folder(folder, e) < 0) return -1;
-    if (synth_text(folder, "config.json", e,
-                   "{\n  '_class_name': 'FluxTransformer2DModel',\n  '_diffusers_version': '0.30.0.dev0',\n"
-                   "  'attention_head_dim': %d,\n%s  'guidance_embeds': %s,\n  'in_channels': 64,\n"
-                   "  'joint_attention_dim': %d,\n  'num_attention_heads': %d,\n  'num_layers': %d,\n"
-                   "  'num_single_layers': %d,\n  'patch_size': 1,\n  'pooled_projection_dim': %d\n}\n",
-                   s->head_dim, s->axes, dev ? "true" : "false", s->t5.width, s->heads, s->doubles, s->singles,
-                   s->clip.width) < 0)
-        return -1;
     struct flux_config c;
-    if (synth_join(path, sizeof path, folder, "config.json", e) < 0 || flux_config_read(&c, path, e) < 0) return -1;
+    if (synth_join(folder, sizeof folder, o->out, "transformer", e) < 0 ||
+        synth_join(path, sizeof path, folder, "config.json", e) < 0 || flux_config_read(&c, path, e) < 0)
+        return -1;
     struct synth_list l = {0};
     struct bind b;
     struct flux f = {0};
@@ -94,6 +86,22 @@ int synth_flux_transformer(const struct synth_opts *o, bool dev, struct dl_err *
     if (rc == 0) rc = synth_shards(folder, "diffusion_pytorch_model", &l, o, plan, NULL, e);
     synth_list_close(&l);
     return rc;
+}
+
+int synth_flux_transformer(const struct synth_opts *o, bool dev, struct dl_err *e)
+{
+    const struct shape *s = &shapes[o->full];
+    char folder[4000];
+    if (synth_join(folder, sizeof folder, o->out, "transformer", e) < 0 || synth_folder(folder, e) < 0) return -1;
+    if (synth_text(folder, "config.json", e,
+                   "{\n  '_class_name': 'FluxTransformer2DModel',\n  '_diffusers_version': '0.30.0.dev0',\n"
+                   "  'attention_head_dim': %d,\n%s  'guidance_embeds': %s,\n  'in_channels': 64,\n"
+                   "  'joint_attention_dim': %d,\n  'num_attention_heads': %d,\n  'num_layers': %d,\n"
+                   "  'num_single_layers': %d,\n  'patch_size': 1,\n  'pooled_projection_dim': %d\n}\n",
+                   s->head_dim, s->axes, dev ? "true" : "false", s->t5.width, s->heads, s->doubles, s->singles,
+                   s->clip.width) < 0)
+        return -1;
+    return synth_flux_weights(o, e);
 }
 
 static int write_vae(const struct synth_opts *o, const struct shape *s, struct dl_err *e)

@@ -159,4 +159,5 @@ def main():
     save_file(data, path, {"made_by": "tools/ref/flux.py", "limit": str(LIMIT)})
 
 
-main()
+if __name__ == "__main__":
+    main()
