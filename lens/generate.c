@@ -11,6 +11,8 @@
 
 /* Groups are made so large that a batch can be filled from one. */
 enum { GROUP_IMAGES_CPU = 4, GROUP_IMAGES_GPU = 64, FLUSH_SECONDS = 30, QUEUE = 16 };
+/* Large pictures: more at once fill no GPU better, and take memory from the first stage. */
+enum { UPSCALED_AT_ONCE = 8 };
 
 static const int64_t round_bytes = (int64_t)2 << 30; /* see struct lens_job */
 
@@ -40,6 +42,24 @@ bool lens_guided(const struct pipe *p, const struct lens_job *job)
     return pipe_guided(p, job->gen.guidance) || (up->pipe && pipe_guided(up->pipe, up->gen.guidance));
 }
 
+/* Both stages are there at the same time: the second takes what it needs for a batch or less, and leaves at least an
+ * image's room to the first, which then has the rest. */
+static int plan_upscaler(struct pipe *p, struct lens_job *job, int64_t images, struct dl_err *e)
+{
+    struct lens_upscale *up = &job->up;
+    struct pipe_gen one = job->gen;
+    struct pipe_plan least;
+    if (!one.batch) one.batch = 1;
+    if (pipe_plan(p, &one, &least, e) < 0) return -1;
+    up->gen.reserved_bytes = least.denoiser_bytes + least.vae_bytes + least.keep_bytes + least.work_bytes;
+    up->gen.conds = job->gen.conds, up->gen.images = images < UPSCALED_AT_ONCE ? images : UPSCALED_AT_ONCE;
+    up->gen.width = job->gen.width * up->pipe->upscales, up->gen.height = job->gen.height * up->pipe->upscales;
+    up->pipe->cond_tokens = p->cond_tokens;
+    if (pipe_plan(up->pipe, &up->gen, &up->plan, e) < 0) return -1;
+    job->gen.reserved_bytes = up->plan.denoiser_bytes + up->plan.keep_bytes + up->plan.work_bytes;
+    return 0;
+}
+
 int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struct dl_err *e)
 {
     int group = prompts_per_group(p, job);
@@ -49,15 +69,9 @@ int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struc
     struct lens_upscale *up = &job->up;
     job->gen.conds = group * job->n_layers + (lens_guided(p, job) ? group : 0);
     /* The encoder that gives it is then fed the empty prompt alone. */
-    job->gen.one_pooled =
-        p->cond_pooled && !p->encoder[job->lens.encoder].pooled && !job->lens.other_prompt && !lens_guided(p, job);
-    if (up->pipe) { /* it is there at the same time, and takes its memory first */
-        up->gen.conds = job->gen.conds, up->gen.images = images;
-        up->gen.width = job->gen.width * up->pipe->upscales, up->gen.height = job->gen.height * up->pipe->upscales;
-        up->pipe->cond_tokens = p->cond_tokens;
-        if (pipe_plan(up->pipe, &up->gen, &up->plan, e) < 0) return -1;
-        job->gen.reserved_bytes = up->plan.denoiser_bytes + up->plan.keep_bytes + up->plan.work_bytes;
-    }
+    job->gen.one_pooled = p->cond_pooled && !p->encoder[job->lens.encoder].pooled && !job->lens.other_prompt &&
+                          !job->stored && !lens_guided(p, job);
+    if (up->pipe && plan_upscaler(p, job, images, e) < 0) return -1;
     if (pipe_plan(p, &job->gen, out, e) < 0) return -1;
     int64_t denoise =
         out->denoiser_bytes + out->vae_bytes + out->keep_bytes + out->work_bytes + job->gen.reserved_bytes;

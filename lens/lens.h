@@ -80,6 +80,7 @@ struct lens_job {
     enum rng_kind rng;
     int rng_sms;
     bool save_latents;
+    bool stored; /* states come from a file: what they have in common is not known beforehand */
     struct pipe_gen gen; /* images and conds are filled by lens_plan */
     struct lens_upscale up;
     int64_t round_bytes; /* conditions that are on the host at once: prompts beyond that wait for another round of

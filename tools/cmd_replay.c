@@ -60,8 +60,9 @@ static int replay(struct cli *c, void *user, char *path, struct dl_err *e)
             goto done;
         if (has_own) ps.p[i].seeds[0] = own, ps.p[i].own_seed = true; /* never offset */
     }
-    if (gen_open(c, a, &m, e) < 0 || gen_job(a, &m, &ps, &r, &job, e) < 0 || lens_plan(m.pipe, &job, &plan, e) < 0)
-        goto done;
+    if (gen_open(c, a, &m, e) < 0 || gen_job(a, &m, &ps, &r, &job, e) < 0) goto done;
+    job.stored = true;
+    if (lens_plan(m.pipe, &job, &plan, e) < 0) goto done;
     gen_tell_plan(c, &job, &plan, NULL);
     rc = 0;
     if (c->dry_run) goto done;

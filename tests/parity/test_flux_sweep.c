@@ -262,6 +262,22 @@ static void test_ways(void **state)
     }
 }
 
+/* Stored states may differ in what a sweep's have in common: here each prompt's own pooled vector. */
+static void test_foreign(void **state)
+{
+    (void)state;
+    char sweep[FOLDER_PATH + 60], replayed[FOLDER_PATH + 60], list[FOLDER_PATH + 20], file[FOLDER_PATH + 40];
+    snprintf(list, sizeof list, "%s/two.txt", root);
+    snprintf(file, sizeof file, "%s/foreign.safetensors", root);
+    assert_int_equal(folder_write(list, "a dog near the sea\n" PROMPT "\n", (int64_t)strlen(PROMPT) + 20), 0);
+    run_well(root, "encode", "--model", folder[1], "--prompts", list, "--other", "prompt", "--out", file, "--quiet");
+    const char *const from_list[] = {"--prompts", list, NULL}, *const from_file[] = {"--snapshots", file, NULL};
+    run_into("sweep", from_list, &(struct sweep_case){1, "own", "all", 10, {"--other", "prompt", "--steps", "2", NULL}},
+             "f32", sweep);
+    run_into("replay", from_file, &(struct sweep_case){1, "own", "all", 10, {"--steps", "2", NULL}}, "f32", replayed);
+    same_pictures(sweep, replayed, 0);
+}
+
 static bool has_bf16(void)
 {
     const struct dl_backend *be;
@@ -402,10 +418,11 @@ static void test_unfit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32),    cmocka_unit_test(test_reference_differs),
-        cmocka_unit_test(test_replay), cmocka_unit_test(test_ways),
-        cmocka_unit_test(test_bf16),   cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_plan),   cmocka_unit_test(test_unfit),
+        cmocka_unit_test(test_f32),     cmocka_unit_test(test_reference_differs),
+        cmocka_unit_test(test_replay),  cmocka_unit_test(test_ways),
+        cmocka_unit_test(test_foreign), cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_unfit),
     };
     return cmocka_run_group_tests(tests, make_checkpoints, remove_checkpoints);
 }
