@@ -3,19 +3,20 @@
 #include "engine/sched.h"
 #include "tests/kernels/oracle.h"
 
-enum { TURNS = 6, IMAGES = 2, SIDE = 8, C = 4, WIDE = 32 };
+enum { TURNS = 6, IMAGES = 2, SIDE = 8, C = 4, WIDE = 32, HEAD = 16, ROWS = 3 };
 
 struct world {
     struct dl_run r;
     struct sched_table *table;
-    dl_act latent, history, eps;
-    dl_vec temb; /* [TURNS][WIDE] */
-    struct dl_w *in, *in_b, *out, *qkv, *g, *b;
-    int32_t in_row[IMAGES], lat_row[2 * IMAGES], u_row[IMAGES], c_row[IMAGES];
+    dl_act latent, history, eps, noise;
+    dl_vec temb, mods; /* [TURNS][WIDE], [TURNS][ROWS][3 WIDE] */
+    float *turns;      /* rope's table, [SIDE SIDE][HEAD / 2][2] */
+    struct dl_w *in, *in_b, *out, *qkv, *g, *b, *gq, *gk;
+    int32_t in_row[IMAGES], lat_row[2 * IMAGES], u_row[IMAGES], c_row[IMAGES], mod_row[2 * IMAGES];
 };
 
-/* A network in small: convolution with the step's embedding, group norm, attention, convolution, guidance and a step.
- */
+/* A network in small: convolution with the step's embedding, rows picked from a table of all steps, rotary attention,
+ * group norm, convolution, guidance and a sampler step that draws noise in every second step. */
 static void program(void *user)
 {
     struct world *w = user;
@@ -27,13 +28,24 @@ static void program(void *user)
     dl_op_sched_in(r, (struct dl_sched_in){.table = w->table, .latent = w->latent, .y = x, .row = w->in_row});
     dl_op_conv(r, (struct dl_conv){.x = x, .y = h, .w = w->in, .k = 3, .e = {.bias = w->in_b, .add = w->temb}});
     dl_op_copy(r, (struct dl_copy){.x = h, .y = all, .row = w->lat_row});
-    dl_op_gemm(r, (struct dl_gemm){.x = all, .y = qkv, .w = w->qkv});
+    dl_act mod = dl_act_hi(r, DL_F32, 2 * IMAGES, 1, 1, 3 * WIDE);
+    dl_op_pick(r, (struct dl_pick){.table = w->mods, .row = w->mod_row, .y = mod});
+    dl_op_gemm(r, (struct dl_gemm){.x = all,
+                                   .y = qkv,
+                                   .w = w->qkv,
+                                   .e = {.add = {.p = mod.p, .rs = mod.rs, .t = DL_F32}}});
     qkv = dl_act_tokens(qkv);
+    dl_op_rope(r, (struct dl_rope){.x = dl_act_cols(qkv, 0, 2 * WIDE),
+                                   .y = dl_act_cols(qkv, 0, 2 * WIDE),
+                                   .heads = 2 * WIDE / HEAD,
+                                   .gamma = {w->gq, w->gk},
+                                   .eps = 1e-6f,
+                                   .table = w->turns});
     dl_op_attn(r, (struct dl_attn){.q = dl_act_cols(qkv, 0, WIDE),
                                    .k = dl_act_cols(qkv, WIDE, WIDE),
                                    .v = dl_act_cols(qkv, 2 * WIDE, WIDE),
                                    .y = dl_act_tokens(all),
-                                   .heads = 2,
+                                   .heads = WIDE / HEAD,
                                    .scale = 0.25f});
     struct dl_stat s =
         dl_op_gnorm(r, (struct dl_gnorm){.x = all, .groups = 4, .eps = 1e-5f, .gamma = w->g, .beta = w->b});
@@ -44,7 +56,8 @@ static void program(void *user)
                                                .c_row = w->c_row,
                                                .guidance = 3,
                                                .latent = w->latent,
-                                               .history = w->history});
+                                               .history = w->history,
+                                               .noise = w->noise});
     dl_arena_release(&r->arena, m);
 }
 
@@ -66,6 +79,7 @@ static struct sched_table *steps(void)
         s->base_slot = s->save_slot = -1;
         s->m_h[0] = i ? -0.5f : 0, s->x_x = 0.9f, s->x_r = -0.25f - 0.01f * (float)i;
         s->push = SCHED_PUSH_E;
+        if (i % 2) s->draws = 1, s->x_noise = 0.05f * (float)i;
     }
     return t;
 }
@@ -75,6 +89,7 @@ static void rows(struct world *w, int turn)
     for (int i = 0; i < IMAGES; i++) {
         w->in_row[i] = (i + turn) % IMAGES, w->u_row[i] = i, w->c_row[i] = IMAGES + i;
         w->lat_row[i] = i, w->lat_row[IMAGES + i] = (i + turn) % IMAGES;
+        w->mod_row[i] = turn, w->mod_row[IMAGES + i] = (turn + 1 + i) % ROWS;
     }
 }
 
@@ -114,6 +129,15 @@ static void graph_is_eager(void **state)
         w.latent = t_random(t_act(DL_F32, IMAGES, SIDE, SIDE, C, 0), 0, 1),
         w.history = t_act(DL_F32, IMAGES, SIDE, SIDE, C, 0);
         w.eps = t_act(DL_F32, 2 * IMAGES, SIDE, SIDE, C, 0), w.temb = t_vec(DL_F32, TURNS, 1, WIDE, 0, 1);
+        w.noise = t_random(t_act(DL_F32, IMAGES, SIDE, SIDE, C, 0), 0, 1);
+        w.mods = t_vec(DL_F32, TURNS, ROWS, 3 * WIDE, 0, 0.5);
+        w.turns = t_mem((int64_t)SIDE * SIDE * HEAD * 4);
+        for (int p = 0; p < SIDE * SIDE; p++)
+            for (int j = 0; j < HEAD / 2; j++) {
+                double angle = p * pow(0.1, j);
+                w.turns[p * HEAD + 2 * j] = (float)cos(angle), w.turns[p * HEAD + 2 * j + 1] = (float)sin(angle);
+            }
+        w.gq = t_w1(DL_F32, HEAD, 1, 0.3), w.gk = t_w1(DL_F32, HEAD, 1, 0.3);
         w.in = t_w(DL_F32, 1, 0, 0.3, 4, (int64_t[]){WIDE, C, 3, 3}), w.in_b = t_w1(DL_F32, WIDE, 0, 1);
         w.out = t_w(DL_F32, 1, 0, 0.1, 4, (int64_t[]){C, WIDE, 3, 3}),
         w.qkv = t_w(DL_F32, 3, 0, 0.2, 2, (int64_t[]){3 * WIDE, WIDE});
