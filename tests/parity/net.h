@@ -1,28 +1,13 @@
-/* net.h: what the parity tests share: a backend, runs from dry to eager, and comparison with stored reference taps
- * (tools/ref/networks.py says how they are stored).
- */
+/* net.h: what the tests of networks share: a backend with memory and activations, runs from dry to eager. */
 #ifndef TESTS_NET_H
 #define TESTS_NET_H
 
 #include "kernels/cpu/cpu.h"
-#include "loaders/safetensors.h"
+#include "tests/unit/check.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
-
-/* A call that reports failure by a message. */
-#define must(call)                                                                                                     \
-    do {                                                                                                               \
-        struct dl_err must_e = {0}, *e = &must_e;                                                                      \
-        if ((call) < 0) fail_msg("%s: %s", #call, must_e.msg);                                                         \
-    } while (0)
 
 struct machine {
     const struct dl_backend *be;
@@ -48,6 +33,23 @@ static inline void *net_alloc(const struct machine *m, int64_t bytes)
 }
 
 static inline void net_free(const struct machine *m, void *p) { m->be->free(m->ctx, p); }
+
+/* An activation in backend memory of its own. */
+static inline dl_act net_act(const struct machine *m, int t, int n, int h, int w, int c)
+{
+    return dl_act_at(net_alloc(m, (int64_t)n * h * w * c * dl_type_bytes(t)), t, n, h, w, c);
+}
+
+/* The same, of rows `row` [n] of f32 data [..][h][w][c]. */
+static inline dl_act net_pick(const struct machine *m, int t, const float *from, const int32_t *row, int n, int h,
+                              int w, int c)
+{
+    int64_t each = (int64_t)h * w * c;
+    dl_act a = net_act(m, t, n, h, w, c);
+    for (int i = 0; i < n; i++)
+        dl_convert((uint8_t *)a.p + i * each * dl_type_bytes(t), t, from + row[i] * each, DL_F32, each);
+    return a;
+}
 
 /* Numbers in backend memory as type t, and a whole activation as f32 (to be freed). */
 static inline void *net_put(const struct machine *m, int t, const float *x, int64_t n)
@@ -86,94 +88,29 @@ static inline void net_run(struct dl_run *r, const struct machine *m, struct dl_
     net_free(m, arena);
 }
 
-/* Comparison of taps with a file of reference taps.
- *
- * In f32 every tap is held to `limit`, or to three times PyTorch's own f32 error against float64 where the file has
- * that ("f32/NAME") and it is larger. In bf16 (limit 0) the yardstick is PyTorch's own bf16 error, and two runs with
- * rounding of the same quality differ by chance, the more so as few attention weights decide over much: over 16 rows a
- * single tap's ratio scatters by some percent about its mean. So what is held to at most 1 is the root mean square of
- * the ratios, once over a network's results and once over all its taps. */
-struct taps {
-    const struct st_file *ref;
-    const char *prefix; /* put before the names that dl_tap gives */
-    double limit;       /* of the relative L2 error; 0: PyTorch's bf16 error */
-    bool mute;          /* look at nothing */
-    int n, n_over;
-    double squares[2]; /* (error / yardstick)^2 in this network: of all taps, of results */
-    int count[2];
-    double worst;
-};
-
-static inline const float *ref_floats(const struct st_file *f, const char *name, int64_t *n)
+/* n rows of one run from from_a on are those of another, byte for byte. */
+static inline void net_same_rows(dl_act a, int from_a, dl_act b, int from_b, int n, const char *what)
 {
-    const struct st_tensor *t = st_find(f, name);
-    if (!t || t->t != DL_F32) fail_msg("%s: no f32 tensor \"%s\"", st_file_path(f), name);
-    *n = t->bytes / 4;
-    return t->data;
+    dl_act x = dl_act_rows(a, from_a, n), y = dl_act_rows(b, from_b, n);
+    if (dl_act_bytes(x) != dl_act_bytes(y) || memcmp(x.p, y.p, (size_t)dl_act_bytes(x)))
+        fail_msg("%s: row %d of one run is not row %d of the other", what, from_a, from_b);
 }
 
-/* x [n], channels last, against the tap `name`; prints a line. */
-static inline void taps_check(struct taps *k, const char *name, const float *x, int64_t n)
+/* Calls rows(mc, r, model) for each model, with runs in f32 and bf16 on the default backend. */
+static inline void net_each_type(const char *const *models, int n,
+                                 void (*rows)(const struct machine *mc, struct dl_run *r, const char *model))
 {
-    char full[240], key[260];
-    int64_t kept, one;
-    snprintf(full, sizeof full, "%s%s", k->prefix, name);
-    const float *ref = ref_floats(k->ref, full, &kept);
-    snprintf(key, sizeof key, "norm/%s", full);
-    const double ref_norm = *ref_floats(k->ref, key, &one);
-    double yard = k->limit;
-    snprintf(key, sizeof key, "%s/%s", k->limit > 0 ? "f32" : "bf16", full);
-    if (k->limit == 0) yard = *ref_floats(k->ref, key, &one);
-    if (k->limit > 0 && st_find(k->ref, key)) yard = fmax(yard, 3 * *ref_floats(k->ref, key, &one));
-    const char *most = st_meta(k->ref, "limit"); /* elements of a tap that are stored */
-    const int64_t limit = most ? atoll(most) : 5120, step = n <= limit ? 1 : ((n + limit - 1) / limit) | 1;
-    assert_int_equal(kept, (n + step - 1) / step);
-    double sum = 0, diff = 0, own = 0;
-    for (int64_t i = 0; i < n; i++) own += (double)x[i] * x[i];
-    for (int64_t i = 0; i < kept; i++) {
-        double d = (double)x[i * step] - ref[i];
-        diff += d * d, sum += (double)ref[i] * ref[i];
+    static const int types[] = {DL_F32, DL_BF16};
+    struct machine mc = machine_open(false);
+    for (int i = 0; i < 2 * n; i++) {
+        struct dl_run r;
+        int t = types[i % 2];
+        if (!mc.be->supports(mc.ctx, t)) print_message("no bf16 primitives here: rows of the reference\n");
+        dl_run_open(&r, mc.be, mc.ctx, t);
+        rows(&mc, &r, models[i / 2]);
+        dl_run_close(&r);
     }
-    const double err = sqrt(diff / sum), norm_err = fabs(sqrt(own) / ref_norm - 1);
-    const double ratio = err / yard;
-    const bool result = !strncmp(name, "final.", 6) || !strncmp(name, "step.", 5) || !strcmp(name, "decoder.conv_out");
-    const bool over = k->limit > 0 && (!(ratio <= 1) || !(norm_err <= yard));
-    print_message("  %-42s error %.2e  norm %.1e  %s %.2e  %5.1f %%%s\n", full, err, norm_err,
-                  k->limit > 0 ? "limit" : "PyTorch", yard, 100 * ratio, over ? "  OVER" : "");
-    k->n++, k->n_over += over ? 1 : 0;
-    for (int i = 0; i <= result; i++) k->squares[i] += ratio * ratio, k->count[i]++;
-    if (ratio > k->worst) k->worst = ratio;
-}
-
-static inline void taps_act(struct taps *k, const char *name, dl_act a)
-{
-    float *x = net_get(a);
-    taps_check(k, name, x, (int64_t)a.n * a.h * a.w * a.c);
-    free(x);
-}
-
-/* For dl_run.tap; user is a struct taps. */
-static inline void taps_listen(void *user, struct dl_run *r, const char *name, dl_act a)
-{
-    struct taps *k = user;
-    (void)r;
-    if (k->mute || !strcmp(name, "conv_out")) return; /* the UNet's result is compared as such, in each step */
-    taps_act(k, name, a);
-}
-
-/* Begins and ends the taps of a network. */
-static inline void taps_begin(struct taps *k, const char *prefix)
-{
-    *k = (struct taps){.ref = k->ref, .prefix = prefix, .limit = k->limit, .n = k->n, .n_over = k->n_over};
-}
-
-static inline void taps_end(struct taps *k)
-{
-    double all = sqrt(k->squares[0] / k->count[0]), results = sqrt(k->squares[1] / k->count[1]);
-    bool over = k->limit == 0 && (!(all <= 1) || !(results <= 1));
-    print_message("  %s results %.1f %% of %s, all taps %.1f %%, worst %.1f %%%s\n", k->prefix, 100 * results,
-                  k->limit > 0 ? "the limit" : "PyTorch's error", 100 * all, 100 * k->worst, over ? "  OVER" : "");
-    k->n_over += over ? 1 : 0;
+    machine_close(&mc);
 }
 
 #endif

@@ -1,13 +1,12 @@
 /* The T5 encoder as a part: texts to states, loaded whole or streamed, alone or together, masked or not. That the
  * network computes what transformers does is test_t5.c's. */
-#include "tests/parity/net.h"
+#include "tests/parity/taps.h"
 
 #include "pipelines/enc_t5.h"
-#include "tests/unit/folder.h"
+#include "tests/unit/root.h"
 
 enum { TOKENS = 20, WIDTH = 48, LAYERS = 3, STATE = TOKENS * WIDTH, TEXTS = 3 };
 
-static char root[FOLDER_PATH];
 static const char *const texts[TEXTS] = {"a red cat sat", "", "the quick cat and a slow dog sat on a mat all day"};
 
 static void copy_file(const char *from, const char *part, const char *name)
@@ -30,10 +29,9 @@ static void write_text(const char *name, const char *text)
 
 static int make_model(void **state)
 {
-    (void)state;
     static const char *const parts[] = {"text_encoder", "tokenizer"};
     char path[FOLDER_PATH + 40];
-    if (folder_make(root) < 0) return -1;
+    if (root_make(state) < 0) return -1;
     for (int i = 0; i < 2; i++) {
         snprintf(path, sizeof path, "%s/%s", root, parts[i]);
         if (mkdir(path, 0700) < 0) return -1;
@@ -44,13 +42,6 @@ static int make_model(void **state)
     copy_file(DLENS_SOURCE_DIR "/tests/parity/data/t5_tiny.json", "text_encoder", "config.json");
     copy_file(DLENS_SOURCE_DIR "/tests/parity/data/t5_tiny.safetensors", "text_encoder", "model.safetensors");
     copy_file(DLENS_SOURCE_DIR "/tests/unit/data/t5_tiny/spiece.model", "tokenizer", "spiece.model");
-    return 0;
-}
-
-static int remove_model(void **state)
-{
-    (void)state;
-    folder_remove(root);
     return 0;
 }
 
@@ -246,5 +237,5 @@ int main(void)
         cmocka_unit_test(test_states),     cmocka_unit_test(test_ways),       cmocka_unit_test(test_announced),
         cmocka_unit_test(test_norm_alone), cmocka_unit_test(test_vocabulary),
     };
-    return cmocka_run_group_tests(tests, make_model, remove_model);
+    return cmocka_run_group_tests(tests, make_model, root_remove);
 }

@@ -2,51 +2,16 @@
  * single blocks, against diffusers in float32 (tools/ref/flux_full.py), and bf16 within PyTorch's own bf16 error; where
  * the time goes. Runs where DLENS_FULL_DIR names a folder with room for 3 GB: the checkpoint is made there when it is
  * absent. */
-#include "tests/parity/net.h"
+#include "tests/parity/full.h"
 #include "tools/synth.h"
 
 #include "pipelines/flux.h"
 
-#include <unistd.h>
-
-enum { H = 16, W = 12, PIXELS = H * W, TOKENS = 100, ROWS = 2 };
-
-static const char *folder_or_skip(void)
-{
-    const char *dir = getenv("DLENS_FULL_DIR");
-    if (dir && *dir) return dir;
-    print_message("skipped: DLENS_FULL_DIR is not set; it names a folder for the full-size checkpoint, 3 GB\n");
-    skip();
-    return NULL;
-}
-
-/* The reference's noise(): a 32-bit hash of salt and place as numbers in [-2, 2), times scale. */
-static float *noise(uint32_t salt, int64_t n, float scale)
-{
-    float *out = malloc((size_t)n * sizeof *out);
-    assert_non_null(out);
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t x = (uint32_t)i + salt * 0x9e3779b9u;
-        x = (x ^ x >> 16) * 0x85ebca6bu;
-        x = (x ^ x >> 13) * 0xc2b2ae35u;
-        x ^= x >> 16;
-        out[i] = ((float)(x >> 8) / 4194304 - 2) * scale;
-    }
-    return out;
-}
-
-static dl_act noise_act(const struct machine *mc, int type, uint32_t salt, int n, int h, int w, int c, float scale)
-{
-    int64_t count = (int64_t)n * h * w * c;
-    float *x = noise(salt, count, scale);
-    dl_act a = dl_act_at(net_put(mc, type, x, count), type, n, h, w, c);
-    free(x);
-    return a;
-}
+enum { H = 16, W = 12, TOKENS = 100, ROWS = 2 };
 
 static void make(const char *folder)
 {
-    char path[1100];
+    char path[FULL_PATH + 100];
     snprintf(path, sizeof path, "%s/transformer", folder);
     must(synth_folder(path, e));
     must(synth_text(path, "config.json", e,
@@ -77,32 +42,10 @@ static void step(struct dl_run *r, void *arg)
     flux_step(r, j->f, j->x, &j->rows, j->y);
 }
 
-static void print_times(const struct dl_run *r, const char *what)
-{
-    double all = 0;
-    for (int64_t i = 0; i < r->n_log; i++) all += r->log[i].ms;
-    print_message("%s: %.0f ms, %.1f GFLOP, peak %.1f MB\n", what, all, (double)r->account.flops * 1e-9,
-                  (double)r->arena.peak_bytes * 1e-6);
-    for (int64_t i = 0; i < r->n_log; i++) {
-        const struct dl_log *l = &r->log[i];
-        double ms = 0, flops = 0;
-        int64_t n = 0;
-        for (int64_t k = 0; k < r->n_log; k++) {
-            const struct dl_log *o = &r->log[k];
-            if (strcmp(o->op, l->op) || strcmp(o->variant, l->variant)) continue;
-            if (k < i) break; /* counted with the first of its kind */
-            ms += o->ms, flops += (double)o->flops, n++;
-        }
-        if (n)
-            print_message("  %-11s %-28s %4d ops %8.1f ms %5.1f %% %7.1f GFLOP/s\n", l->op, l->variant, (int)n, ms,
-                          100 * ms / all, flops / ms * 1e-6);
-    }
-}
-
 /* Relative L2 error of the step in this type. */
 static double run_step(const struct machine *mc, const char *folder, const struct st_file *ref, int type)
 {
-    char path[1100];
+    char path[FULL_PATH + 100];
     struct flux f = {0};
     struct flux_config c;
     struct st_set *files;
@@ -125,11 +68,11 @@ static double run_step(const struct machine *mc, const char *folder, const struc
     float *rope = malloc((size_t)turns * sizeof *rope);
     assert_non_null(rope);
     flux_rope(&c, TOKENS, H, W, rope);
-    j.x = noise_act(mc, type, 1, ROWS, H, W, c.in_c, 1);
-    j.text = noise_act(mc, type, 2, ROWS, 1, TOKENS, c.text_c, 0.25f);
-    j.pooled = noise_act(mc, type, 3, ROWS, 1, 1, c.pooled_c, 1);
-    j.embedded = dl_act_at(net_alloc(mc, (int64_t)ROWS * TOKENS * c.width * 4), type, ROWS, 1, TOKENS, c.width);
-    j.y = dl_act_at(net_alloc(mc, (int64_t)ROWS * PIXELS * c.in_c * 4), DL_F32, ROWS, H, W, c.in_c);
+    j.x = full_input(mc, type, 1, 1, ROWS, H, W, c.in_c);
+    j.text = full_input(mc, type, 2, 0.25f, ROWS, 1, TOKENS, c.text_c);
+    j.pooled = full_input(mc, type, 3, 1, ROWS, 1, 1, c.pooled_c);
+    j.embedded = net_act(mc, type, ROWS, 1, TOKENS, c.width);
+    j.y = net_act(mc, DL_F32, ROWS, H, W, c.in_c);
     j.table = net_alloc(mc, flux_table_bytes(&f, 1, ROWS));
     j.rows = (struct flux_rows){.n = ROWS,
                                 .lat_row = two,
@@ -144,35 +87,24 @@ static double run_step(const struct machine *mc, const char *folder, const struc
     net_run(&r, mc, &f.prep, prepare, &j);
     dl_wset_forget(&f.prep);
     net_run(&r, mc, &f.weights, step, &j);
-    print_times(&r, dl_type_name(type));
+    full_times(&r, dl_type_name(type));
 
-    int64_t n;
-    const float *out = ref_floats(ref, "out", &n), *mine = j.y.p;
-    double diff = 0, sum = 0;
-    assert_int_equal(n, (int64_t)ROWS * PIXELS * c.in_c);
-    for (int64_t i = 0; i < n; i++)
-        diff += ((double)mine[i] - out[i]) * ((double)mine[i] - out[i]), sum += (double)out[i] * out[i];
+    double err = full_error(ref, "out", j.y);
     void *all[] = {j.x.p, j.text.p, j.pooled.p, j.embedded.p, j.y.p, j.table, (void *)(uintptr_t)j.rows.rope};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) net_free(mc, all[i]);
     dl_run_close(&r);
     flux_close(&f);
     st_set_close(files);
-    return sqrt(diff / sum);
+    return err;
 }
 
 static void test_full_step(void **state)
 {
     (void)state;
-    char folder[1000], path[1100];
+    char folder[FULL_PATH];
     int64_t one;
-    struct st_file *ref;
-    snprintf(folder, sizeof folder, "%s/flux-wide", folder_or_skip());
-    snprintf(path, sizeof path, "%s/transformer/diffusion_pytorch_model.safetensors", folder);
-    if (access(path, F_OK)) {
-        print_message("making %s\n", folder);
-        make(folder);
-    }
-    must(st_open(&ref, DLENS_SOURCE_DIR "/tests/parity/data/full_flux_step.safetensors", e));
+    if (full_missing(folder, "flux-wide", "transformer/diffusion_pytorch_model.safetensors", "3 GB")) make(folder);
+    struct st_file *ref = full_reference("full_flux_step.safetensors");
     struct machine mc = machine_open(false);
     double f32 = run_step(&mc, folder, ref, DL_F32), limit = fmax(1e-5, 3 * *ref_floats(ref, "f32", &one));
     print_message("FLUX of full width, one step, two rows: relative L2 error %.2e (limit %.1e)\n", f32, limit);

@@ -1,11 +1,11 @@
 /* The T5 encoder on a tiny model: every tap against transformers' float32 and float64 runs, bf16 within PyTorch's own
  * bf16 error, rows that do not depend on their neighbours and streamed weights byte for byte, states beyond what f16
  * holds. Model and reference values are made by tools/ref/t5.py. */
-#include "tests/parity/net.h"
+#include "tests/parity/taps.h"
 
 #include "loaders/st_write.h"
 #include "pipelines/t5.h"
-#include "tests/unit/folder.h"
+#include "tests/unit/root.h"
 
 #define DATA DLENS_SOURCE_DIR "/tests/parity/data/"
 
@@ -249,7 +249,6 @@ static void rewrite(const char *path, bool (*change)(struct st_tensor *t))
     st_close(f);
 }
 
-static char root[FOLDER_PATH];
 static uint16_t large[48 * 80];
 
 static bool enlarge(struct st_tensor *t)
@@ -383,19 +382,6 @@ static void test_configs(void **state)
     }
 }
 
-static int make_root(void **state)
-{
-    (void)state;
-    return folder_make(root);
-}
-
-static int remove_root(void **state)
-{
-    (void)state;
-    folder_remove(root);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -403,5 +389,5 @@ int main(void)
         cmocka_unit_test(test_streamed), cmocka_unit_test(test_large), cmocka_unit_test(test_names),
         cmocka_unit_test(test_configs),
     };
-    return cmocka_run_group_tests(tests, make_root, remove_root);
+    return cmocka_run_group_tests(tests, root_make, root_remove);
 }

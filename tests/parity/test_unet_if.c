@@ -4,39 +4,28 @@
  * DLENS_CHECKPOINTS naming a folder they are made there and kept, for that script. */
 
 #include "tests/parity/if_unet.h"
-
-#include "tests/unit/folder.h"
+#include "tests/parity/pairs.h"
+#include "tests/parity/taps.h"
+#include "tests/unit/root.h"
 
 static const char *const models[] = {"if1", "if2"};
-enum { MODELS = 2, ROWS = 8, TEXTS = 4, TOKENS = 77, STEPS = 4 };
-
-static char root[FOLDER_PATH];
-
-static const char *checkpoint(const char *name)
-{
-    static char folder[FOLDER_PATH + 16];
-    snprintf(folder, sizeof folder, "%s/%s", root, name);
-    return folder;
-}
+enum { MODELS = 2, ROWS = 8, TEXTS = 4, TOKENS = 77 };
 
 static int make_checkpoints(void **state)
 {
-    (void)state;
     const char *keep = getenv("DLENS_CHECKPOINTS");
     if (keep && *keep)
         snprintf(root, sizeof root, "%s", keep);
-    else if (folder_make(root) < 0)
+    else if (root_make(state) < 0)
         return -1;
-    for (int i = 0; i < MODELS; i++) if_unet_write(models[i], checkpoint(models[i]));
+    for (int i = 0; i < MODELS; i++) if_unet_write(models[i], in_root(models[i]));
     return 0;
 }
 
 static int remove_checkpoints(void **state)
 {
-    (void)state;
     const char *keep = getenv("DLENS_CHECKPOINTS");
-    if (!keep || !*keep) folder_remove(root);
-    return 0;
+    return keep && *keep ? 0 : root_remove(state);
 }
 
 struct model {
@@ -50,7 +39,7 @@ static struct model *model_open(const char *name)
     struct model *m = calloc(1, sizeof *m);
     char path[600];
     assert_non_null(m);
-    if_unet_open(&m->u, &m->files, checkpoint(name));
+    if_unet_open(&m->u, &m->files, in_root(name));
     snprintf(path, sizeof path, DLENS_SOURCE_DIR "/tests/parity/data/%s.safetensors", name);
     must(st_open(&m->ref, path, e));
     return m;
@@ -64,192 +53,106 @@ static void model_close(struct model *m)
     free(m);
 }
 
-static const void *input(const struct model *m, const char *name, const int64_t **dim)
-{
-    const struct st_tensor *t = st_find(m->ref, name);
-    if (!t) fail_msg("%s has no %s", st_file_path(m->ref), name);
-    if (dim) *dim = t->dim;
-    return t->data;
-}
-
-/* Latent rows x, conditions, and the (latent, condition) pair of each row of y; all timesteps. */
+/* A run, for pairs_run. */
 struct job {
+    const struct machine *mc;
+    struct dl_run *r;
     struct model *m;
-    dl_act x, text, y[STEPS];
-    struct unet_if_rows rows;
+    struct taps *taps; /* listens in the first step alone; may be NULL */
+
+    const struct pairs *p;
+    dl_act x, text, *y;
     void *kv;
     float *emb, *table;
-    struct taps *taps; /* listens in the first step alone; may be NULL */
 };
 
 static void phase(struct dl_run *r, void *arg)
 {
-    struct job *j = arg;
-    const float *t = input(j->m, "in.timesteps", NULL), *level = input(j->m, "in.level", NULL);
-    unet_if_text(r, &j->m->u, j->text, j->kv, j->emb);
-    unet_if_steps(r, &j->m->u, t, STEPS, j->m->u.cfg.noise_level ? level : NULL, j->emb, j->rows.conds, j->table);
-    for (r->step = 0; r->step < STEPS; r->step++) {
-        unet_if_step(r, &j->m->u, j->x, &j->rows, j->y[r->step]);
+    const struct job *j = arg;
+    struct unet_if *u = &j->m->u;
+    const float *t = ref_data(j->m->ref, "in.timesteps", NULL), *level = ref_data(j->m->ref, "in.level", NULL);
+    const struct unet_if_rows rows = {.n = j->p->n,
+                                      .lat_row = j->p->lat_row,
+                                      .cond_row = j->p->cond_row,
+                                      .kv = j->kv,
+                                      .conds = j->p->conds,
+                                      .tokens = TOKENS,
+                                      .table = j->table};
+    unet_if_text(r, u, j->text, j->kv, j->emb);
+    unet_if_steps(r, u, t, PAIRS_STEPS, u->cfg.noise_level ? level : NULL, j->emb, j->p->conds, j->table);
+    for (r->step = 0; r->step < PAIRS_STEPS; r->step++) {
+        unet_if_step(r, u, j->x, &rows, j->y[r->step]);
         if (j->taps && !dl_run_is_dry(r)) j->taps->mute = true;
     }
     r->step = 0;
 }
 
-/* Rows picked from f32 data [..][h][w][c]. */
-static dl_act pick(const struct machine *mc, int t, const float *from, const int32_t *row, int n, int h, int w, int c)
+static void run_pairs(void *user, const struct pairs *p, dl_act y[PAIRS_STEPS])
 {
-    int64_t each = (int64_t)h * w * c;
-    dl_act a = dl_act_at(net_alloc(mc, n * each * dl_type_bytes(t)), t, n, h, w, c);
-    for (int i = 0; i < n; i++)
-        dl_convert((uint8_t *)a.p + i * each * dl_type_bytes(t), t, from + row[i] * each, DL_F32, each);
-    return a;
-}
-
-/* latents [x_n] and texts [conds] name rows of the stored inputs; lat_row and cond_row [n] name rows of those. */
-static struct job run_job(const struct machine *mc, struct dl_run *r, struct model *m, int x_n, const int32_t *latents,
-                          int conds, const int32_t *texts, int n, const int32_t *lat_row, const int32_t *cond_row,
-                          struct taps *taps)
-{
+    struct job *j = user;
+    const struct machine *mc = j->mc;
+    struct unet_if *u = &j->m->u;
     const int64_t *d;
-    const float *latent = input(m, "in.latent", &d), *text = input(m, "in.text", NULL);
-    const int h = (int)d[1], w = (int)d[2], c = (int)d[3], out = m->u.cfg.out_c;
-    struct job j = {.m = m, .taps = taps};
-    j.x = pick(mc, r->t, latent, latents, x_n, h, w, c);
-    j.text = pick(mc, DL_F32, text, texts, conds, 1, TOKENS, m->u.cfg.text_dim);
-    j.kv = net_alloc(mc, unet_if_kv_bytes(&m->u, conds, TOKENS, r->t));
-    j.emb = net_alloc(mc, unet_if_emb_bytes(&m->u, conds));
-    j.table = net_alloc(mc, unet_if_table_bytes(&m->u, STEPS, conds));
-    for (int s = 0; s < STEPS; s++)
-        j.y[s] = dl_act_at(net_alloc(mc, (int64_t)n * h * w * out * dl_type_bytes(r->t)), r->t, n, h, w, out);
-    j.rows = (struct unet_if_rows){.n = n,
-                                   .lat_row = lat_row,
-                                   .cond_row = cond_row,
-                                   .kv = j.kv,
-                                   .conds = conds,
-                                   .tokens = TOKENS,
-                                   .table = j.table};
-    net_run(r, mc, &m->u.weights, phase, &j);
-    return j;
-}
-
-static void job_free(const struct machine *mc, struct job *j)
-{
+    const float *latent = ref_data(j->m->ref, "in.latent", &d), *text = ref_data(j->m->ref, "in.text", NULL);
+    const int h = (int)d[1], w = (int)d[2], t = j->r->t;
+    j->p = p, j->y = y;
+    j->x = net_pick(mc, t, latent, p->latents, p->x_n, h, w, (int)d[3]);
+    j->text = net_pick(mc, DL_F32, text, p->texts, p->conds, 1, TOKENS, u->cfg.text_dim);
+    j->kv = net_alloc(mc, unet_if_kv_bytes(u, p->conds, TOKENS, t));
+    j->emb = net_alloc(mc, unet_if_emb_bytes(u, p->conds));
+    j->table = net_alloc(mc, unet_if_table_bytes(u, PAIRS_STEPS, p->conds));
+    for (int s = 0; s < PAIRS_STEPS; s++) y[s] = net_act(mc, t, p->n, h, w, u->cfg.out_c);
+    net_run(j->r, mc, &u->weights, phase, j);
     void *all[] = {j->x.p, j->text.p, j->kv, j->emb, j->table};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) net_free(mc, all[i]);
-    for (int s = 0; s < STEPS; s++) net_free(mc, j->y[s].p);
 }
 
-static const int32_t ident[ROWS] = {0, 1, 2, 3, 4, 5, 6, 7}, texts_of[ROWS] = {0, 1, 2, 3, 0, 1, 2, 3};
-
-/* One model against the reference; limit 0: PyTorch's bf16 error. Returns how many taps are over. */
+/* One model against the reference. */
 static int compare(const struct machine *mc, const char *name, int type, double limit)
 {
     struct model *m = model_open(name);
     struct taps k = {.ref = m->ref, .limit = limit};
     struct dl_run r;
+    struct job j = {.mc = mc, .r = &r, .m = m, .taps = &k};
+    const struct pairs all = pairs_of(ROWS, TEXTS);
+    dl_act y[PAIRS_STEPS];
     print_message("%s, %s, %s backend\n", name, dl_type_name(type), mc->name);
     dl_run_open(&r, mc->be, mc->ctx, type);
     r.tap = taps_listen, r.tap_user = &k;
     taps_begin(&k, "unet/");
-    struct job j = run_job(mc, &r, m, ROWS, ident, TEXTS, ident, ROWS, ident, texts_of, &k);
-    k.mute = false;
-    for (int s = 0; s < STEPS; s++) {
-        char tap[40];
-        snprintf(tap, sizeof tap, "step.%d", s);
-        taps_act(&k, tap, j.y[s]);
-    }
+    run_pairs(&j, &all, y);
+    taps_steps(&k, y, PAIRS_STEPS);
     taps_end(&k);
-    job_free(mc, &j);
-
-    /* no stored tap may have been passed over */
-    int stored = 0;
-    for (int64_t i = 0; i < st_file_count(m->ref); i++) stored += !strncmp(st_file_at(m->ref, i)->name, "norm/", 5);
-    assert_int_equal(k.n, stored);
+    pairs_free(mc, y);
+    int over = taps_over(&k);
     dl_run_close(&r);
     model_close(m);
-    return k.n_over;
+    return over;
 }
 
 static void test_f32(void **state)
 {
     (void)state;
-    for (int reference = 0; reference < 2; reference++) {
-        struct machine mc = machine_open(reference);
-        for (int i = 0; i < MODELS; i++) assert_int_equal(compare(&mc, models[i], DL_F32, 1e-5), 0);
-        machine_close(&mc);
-    }
+    taps_f32(compare, models, MODELS);
 }
 
 static void test_bf16(void **state)
 {
     (void)state;
-    for (int reference = 1; reference >= 0; reference--) {
-        struct machine mc = machine_open(reference);
-        if (reference || mc.be->supports(mc.ctx, DL_BF16))
-            for (int i = 0; i < MODELS; i++) assert_int_equal(compare(&mc, models[i], DL_BF16, 0), 0);
-        else
-            print_message("skipped: this machine has no bf16 primitives; the reference was held to the same limits\n");
-        machine_close(&mc);
-    }
+    taps_bf16(compare, models, MODELS);
 }
 
-static void assert_same_rows(dl_act a, int from_a, dl_act b, int from_b, int n, const char *what)
+static void rows_of(const struct machine *mc, struct dl_run *r, const char *name)
 {
-    dl_act x = dl_act_rows(a, from_a, n), y = dl_act_rows(b, from_b, n);
-    if (dl_act_bytes(x) != dl_act_bytes(y) || memcmp(x.p, y.p, (size_t)dl_act_bytes(x)))
-        fail_msg("%s: row %d of one run is not row %d of the other", what, from_a, from_b);
-}
-
-static void rows_of(const struct machine *mc, struct dl_run *r, struct model *m)
-{
-    /* every pair of two latents and two texts */
-    static const int32_t two[] = {0, 1}, lat[] = {0, 0, 1, 1}, cond[] = {0, 1, 0, 1};
-    struct job plain = run_job(mc, r, m, 4, lat, 2, two, 4, ident, cond, NULL);
-    struct job shared = run_job(mc, r, m, 2, two, 2, two, 4, lat, cond, NULL);
-    /* each row its own condition */
-    struct job copies = run_job(mc, r, m, 2, two, 4, cond, 4, lat, ident, NULL);
-    static const int32_t back_lat[] = {1, 1, 0}, back_cond[] = {1, 0, 1};
-    struct job other = run_job(mc, r, m, 2, two, 2, two, 3, back_lat, back_cond, NULL);
-    for (int s = 0; s < STEPS; s++) {
-        assert_same_rows(plain.y[s], 0, shared.y[s], 0, 4, "shared latents");
-        assert_same_rows(plain.y[s], 0, copies.y[s], 0, 4, "a condition for each row");
-        assert_same_rows(plain.y[s], 3, other.y[s], 0, 1, "other order");
-        assert_same_rows(plain.y[s], 2, other.y[s], 1, 1, "other order");
-        assert_same_rows(plain.y[s], 1, other.y[s], 2, 1, "other order");
-        /* and rows do differ */
-        assert_memory_not_equal(dl_act_rows(plain.y[s], 0, 1).p, dl_act_rows(plain.y[s], 1, 1).p,
-                                dl_act_bytes(plain.y[s]) / 4);
-        assert_memory_not_equal(dl_act_rows(plain.y[s], 0, 1).p, dl_act_rows(plain.y[s], 2, 1).p,
-                                dl_act_bytes(plain.y[s]) / 4);
-    }
-    for (int i = 0; i < 4; i++) {
-        struct job one = run_job(mc, r, m, 1, &lat[i], 1, &cond[i], 1, ident, ident, NULL);
-        for (int s = 0; s < STEPS; s++) assert_same_rows(plain.y[s], i, one.y[s], 0, 1, "one row");
-        job_free(mc, &one);
-    }
-    job_free(mc, &plain);
-    job_free(mc, &shared);
-    job_free(mc, &copies);
-    job_free(mc, &other);
+    struct model *m = model_open(name);
+    pairs_check(mc, run_pairs, &(struct job){.mc = mc, .r = r, .m = m});
+    model_close(m);
 }
 
 static void test_rows(void **state)
 {
     (void)state;
-    static const int types[] = {DL_F32, DL_BF16};
-    struct machine mc = machine_open(false);
-    for (int i = 0; i < MODELS; i++) {
-        struct model *m = model_open(models[i]);
-        for (int t = 0; t < 2; t++) {
-            if (!mc.be->supports(mc.ctx, types[t])) print_message("no bf16 primitives here: rows of the reference\n");
-            struct dl_run r;
-            dl_run_open(&r, mc.be, mc.ctx, types[t]);
-            rows_of(&mc, &r, m);
-            dl_run_close(&r);
-        }
-        model_close(m);
-    }
-    machine_close(&mc);
+    net_each_type(models, MODELS, rows_of);
 }
 
 /* An image that does not halve often enough is refused, with the multiple. */
@@ -264,8 +167,9 @@ static void test_sizes(void **state)
     dl_run_open(&r, mc.be, mc.ctx, DL_F32);
     dl_run_dry(&r);
     dl_act x = dl_act_hi(&r, DL_F32, 1, 24, 20, 6), y = dl_act_hi(&r, DL_F32, 1, 24, 20, 6);
+    static const int32_t first[] = {0};
     struct unet_if_rows rows = {
-        .n = 1, .lat_row = ident, .cond_row = ident, .kv = x.p, .conds = 1, .tokens = TOKENS, .table = x.p};
+        .n = 1, .lat_row = first, .cond_row = first, .kv = x.p, .conds = 1, .tokens = TOKENS, .table = x.p};
     unet_if_step(&r, &m->u, x, &rows, y);
     assert_int_equal(dl_run_check(&r, &e), -1);
     assert_non_null(strstr(e.msg, "20 x 24"));
@@ -284,14 +188,14 @@ static void test_widths(void **state)
         int64_t rows, kv;
     } known[] = {{"if1-full", 59520, 42880}, {"if2-full", 78720, 51840}};
     for (int i = 0; i < 2; i++) {
-        char path[FOLDER_PATH + 60];
+        char path[ROOT_PATH + 60];
         struct unet_if *u = calloc(1, sizeof *u);
         struct unet_if_config c;
         struct synth_list l = {0};
         struct bind b;
         assert_non_null(u);
-        if_unet_config(known[i].name, checkpoint(known[i].name));
-        snprintf(path, sizeof path, "%s/unet/config.json", checkpoint(known[i].name));
+        if_unet_config(known[i].name, in_root(known[i].name));
+        snprintf(path, sizeof path, "%s/unet/config.json", in_root(known[i].name));
         must(unet_if_config_read(&c, path, e));
         must(bind_open_list(&b, synth_collect, &l, e));
         unet_if_bind(u, &c, &b);
@@ -350,8 +254,8 @@ static const struct {
 /* The config of `from` with the line of `key` replaced, at `path`. */
 static void write_changed(const char *from, const char *path, const char *key, const char *line)
 {
-    char text[8192], quoted[80], config[FOLDER_PATH + 60];
-    snprintf(config, sizeof config, "%s/unet/config.json", checkpoint(from));
+    char text[8192], quoted[80], config[ROOT_PATH + 60];
+    snprintf(config, sizeof config, "%s/unet/config.json", in_root(from));
     FILE *f = fopen(config, "r");
     assert_non_null(f);
     size_t n = fread(text, 1, sizeof text - 1, f);
