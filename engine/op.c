@@ -1,5 +1,6 @@
 /* Each op: check, account, log, the backend's entry, its failure. FLOPs count products and sums of gemm, conv and attn,
  * as the field does; norms and the rest count in bytes alone. */
+#include "engine/e4m3.h"
 #include "engine/op_check.h"
 
 #include <math.h>
@@ -118,7 +119,8 @@ void dl_op_gemm(struct dl_run *r, struct dl_gemm a)
     if (!dl_run_ok(r) || !dl_check_gemm(r, &a)) return;
     int64_t m = (int64_t)a.x.n * a.x.h * a.x.w;
     struct dl_log l = {.op = "gemm", .flops = 2 * m * a.w->dim[0] * a.x.c};
-    l.bytes = bytes_of(&a.x) + w_bytes(a.w, a.x.t) + epi_bytes(&a.e, &a.y, a.x.t);
+    l.bytes = bytes_of(&a.x) + w_bytes(a.w, dl_e4m3_takes(r, &a) ? DL_E4M3 : a.x.t);
+    l.bytes += epi_bytes(&a.e, &a.y, a.x.t);
     SHAPE("%d->%lld %d n%d %s%s", a.x.c, (long long)a.w->dim[0], a.x.h * a.x.w, a.x.n, dl_type_name(a.x.t),
           epi_text(&a.e).s);
     RUN(gemm, &a);

@@ -64,6 +64,7 @@ struct dl_gemm {
     dl_act x, y;
     struct dl_w *w;
     struct dl_epi e;
+    bool fine; /* not to be done in e4m3: where a network begins and ends */
 };
 
 /* Statistics of a group norm over x, made by dl_op_gnorm and consumed by dl_op_conv (.pre) or dl_op_norm: y = fn((x -

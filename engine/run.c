@@ -7,6 +7,7 @@
 void dl_run_open(struct dl_run *r, const struct dl_backend *be, struct dl_ctx *ctx, int type)
 {
     *r = (struct dl_run){.be = be, .ctx = ctx, .t = (uint8_t)type};
+    if (type == DL_E4M3) r->t = DL_BF16, r->e4m3 = true;
     dl_run_dry(r);
 }
 

@@ -84,6 +84,7 @@ struct dl_run {
     struct dl_ctx *ctx; /* borrowed */
     enum dl_mode mode;
     uint8_t t; /* type of activations */
+    bool e4m3; /* products that qualify are done in 8 bits, see e4m3.h; t is bf16 then */
     struct dl_arena arena;
     int32_t step; /* step index for dl_vec tables and the scheduler ops; CUDA keeps its own on the device */
     struct dl_account account;
@@ -100,6 +101,7 @@ struct dl_run {
     void *tap_user;
 };
 
+/* type DL_E4M3: t = bf16 and e4m3. */
 void dl_run_open(struct dl_run *r, const struct dl_backend *be, struct dl_ctx *ctx, int type);
 void dl_run_close(struct dl_run *r); /* frees the log */
 

@@ -46,28 +46,33 @@ float dl_f16_to(uint16_t h)
     return f;
 }
 
+/* Subnormals are rounded by an addition whose sum has their last place, 2^-9; the rest as integers. */
 uint8_t dl_e4m3_of(float f)
 {
-    uint8_t sign = signbit(f) ? 0x80 : 0;
-    float a = fabsf(f);
-    if (isnan(f)) return sign | 0x7f;
-    if (a == 0) return sign;
-    if (a >= 448.0f) return sign | 0x7e;
-    int e;
-    frexpf(a, &e);                              /* a = m * 2^e, m in [0.5, 1) */
-    int scale = e - 1 < -6 ? -9 : e - 4;        /* exponent of the last place: 3 fraction bits, 2^-9 when subnormal */
-    int q = (int)nearbyintf(ldexpf(a, -scale)); /* ties to even */
-    if (scale == -9 && q < 8) return sign | (uint8_t)q;
-    if (q == 16) q = 8, scale++;
-    int code = ((scale + 10) << 3) | (q & 7);
-    return sign | (uint8_t)(code > 0x7e ? 0x7e : code);
+    uint32_t u, sign, a;
+    memcpy(&u, &f, 4);
+    sign = (u >> 24) & 0x80u, a = u & 0x7fffffffu;
+    if (a > 0x7f800000u) return (uint8_t)(sign | 0x7f);
+    if (a >= 0x43e00000u) return (uint8_t)(sign | 0x7e); /* 448 and more saturate */
+    if (a < 0x3c800000u) {                               /* below 2^-6 */
+        float sum = fabsf(f) + 0x1p14f;
+        memcpy(&u, &sum, 4);
+        return (uint8_t)(sign | (u - 0x46800000u));
+    }
+    return (uint8_t)(sign | ((a + 0x7ffffu + ((a >> 20) & 1) - (120u << 23)) >> 20));
 }
 
 float dl_e4m3_to(uint8_t q)
 {
-    int e = (q >> 3) & 15, m = q & 7;
-    float a = (q & 0x7f) == 0x7f ? NAN : e ? ldexpf((float)(8 + m), e - 10) : ldexpf((float)m, -9);
-    return q & 0x80 ? -a : a;
+    uint32_t u = (q & 0x7fu) << 20, sign = (uint32_t)(q & 0x80) << 24;
+    float f;
+    memcpy(&f, &u, 4);
+    f *= 0x1p120f; /* subnormals included */
+    if ((q & 0x7f) == 0x7f) f = NAN;
+    memcpy(&u, &f, 4);
+    u |= sign;
+    memcpy(&f, &u, 4);
+    return f;
 }
 
 /* Tensors in files need not be aligned to their type. */

@@ -28,6 +28,7 @@ enum cpu_form {
     CPU_FORM_PLAIN = 1,     /* file's order, elements of type t; t = f32 is also the wide form */
     CPU_FORM_WIDE = 2,      /* file's order, f32 elements that were rounded to t */
     CPU_FORM_WIDE_OHWI = 3, /* convolution [out][kh][kw][in], f32 elements that were rounded to t */
+    CPU_FORM_E4M3 = 4,      /* matrix: f32 elements that were rounded to e4m3 row by row, then the scales of the rows */
     CPU_FORM_ONEDNN = 16,   /* 16 and above: onednn_*.c's own, see onednn.h */
 };
 #define CPU_FORM(form, t) ((uint64_t)(form) << 8 | (uint64_t)(t))
@@ -37,6 +38,7 @@ enum cpu_form {
 const void *cpu_w_plain(struct dl_run *r, struct dl_w *w, int t);
 const float *cpu_w_wide(struct dl_run *r, struct dl_w *w, int t);
 const float *cpu_w_ohwi(struct dl_run *r, struct dl_w *w, int t);
+const float *cpu_w_e4m3(struct dl_run *r, struct dl_w *w); /* [out][in], then [out] */
 
 /* Scratch at the arena's high end; NULL when the arena is full (op.c reports it). */
 static inline void *cpu_scratch(struct dl_run *r, int64_t bytes) { return dl_arena_hi(&r->arena, bytes); }

@@ -1,4 +1,5 @@
-/* Reference GEMM and the epilogue: y = epi(x . w^T), sums in f64. */
+/* Reference GEMM and the epilogue: y = epi(x . w^T), sums in f64; in e4m3 too (engine/e4m3.h). */
+#include "engine/e4m3.h"
 #include "kernels/cpu/cpu_priv.h"
 #include "kernels/cpu/ref_tile.h"
 
@@ -72,10 +73,18 @@ struct gemm {
     const struct dl_run *r;
     const struct dl_gemm *a;
     struct ref_epi epi;
-    const float *w; /* [out][in] */
+    const float *w;     /* [out][in] */
+    const float *scale; /* e4m3: [out]; else NULL */
     float *x;       /* [workers][TILE_M][in], for x that is not f32 */
     int64_t m, bands;
 };
+
+/* Products of e4m3: the scales of row (x) and column (w) return. */
+static void rescale(double *sum, int m, int n, const float *sx, const float *sw)
+{
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++) sum[i * TILE_N + j] *= (double)sx[i] * (double)sw[j];
+}
 
 /* Item: TILE_M pixels (of all rows counted through) times one band of channels. */
 static void gemm_items(void *arg, int64_t from, int64_t to, int worker)
@@ -88,15 +97,20 @@ static void gemm_items(void *arg, int64_t from, int64_t to, int worker)
         int64_t first = item / g->bands * TILE_M, band = item % g->bands * BAND;
         int m = (int)(g->m - first < TILE_M ? g->m - first : TILE_M);
         const float *x[TILE_M], *w[TILE_N];
-        for (int i = 0; i < m; i++)
-            x[i] = cpu_f32(cpu_at(&a->x, (first + i) / pixels, (first + i) % pixels), a->x.t, in,
-                           g->x ? g->x + (worker * (int64_t)TILE_M + i) * in : NULL);
+        float sx[TILE_M];
+        for (int i = 0; i < m; i++) {
+            float *own = g->x ? g->x + (worker * (int64_t)TILE_M + i) * in : NULL;
+            x[i] = cpu_f32(cpu_at(&a->x, (first + i) / pixels, (first + i) % pixels), a->x.t, in, own);
+            if (g->scale) sx[i] = dl_e4m3_round(own, in);
+        }
         for (int64_t c = band; c < out && c < band + BAND; c += TILE_N) {
             int n = (int)(out - c < TILE_N ? out - c : TILE_N);
             for (int j = 0; j < n; j++) w[j] = g->w + (c + j) * in;
             ref_tile(x, m, w, n, in, sum, TILE_N);
             for (int j = 0; a->e.glu && j < n; j++) w[j] += out * in;
             if (a->e.glu) ref_tile(x, m, w, n, in, sum2, TILE_N);
+            if (g->scale) rescale(sum, m, n, sx, g->scale + c);
+            if (g->scale && a->e.glu) rescale(sum2, m, n, sx, g->scale + out + c);
             for (int i = 0; i < m; i++)
                 ref_epi_store(&g->epi, g->r, &a->y, (first + i) / pixels, (first + i) % pixels, (int32_t)c, n,
                               sum + i * TILE_N, a->e.glu ? sum2 + i * TILE_N : NULL);
@@ -106,8 +120,10 @@ static void gemm_items(void *arg, int64_t from, int64_t to, int worker)
 
 void ref_gemm(struct dl_run *r, const struct dl_gemm *a)
 {
-    r->variant = "reference";
-    struct gemm g = {.r = r, .a = a, .w = cpu_w_wide(r, a->w, a->x.t)};
+    bool e4m3 = dl_e4m3_takes(r, a);
+    r->variant = e4m3 ? "reference e4m3" : "reference";
+    struct gemm g = {.r = r, .a = a, .w = e4m3 ? cpu_w_e4m3(r, a->w) : cpu_w_wide(r, a->w, a->x.t)};
+    if (e4m3 && g.w) g.scale = g.w + dl_w_count(a->w);
     if (!ref_epi_open(&g.epi, r, &a->e, a->x.t)) return;
     struct dl_mark mark = dl_arena_mark(&r->arena);
     if (a->x.t != DL_F32) g.x = cpu_scratch(r, (int64_t)r->ctx->threads * TILE_M * a->x.c * 4);

@@ -1,4 +1,5 @@
 /* The forms of weights that the reference and other plain C code of the CPU backend use. */
+#include "engine/e4m3.h"
 #include "kernels/cpu/cpu_priv.h"
 
 #include <stdlib.h>
@@ -52,6 +53,17 @@ static int fill_ohwi(struct dl_pack *p, const struct dl_w *w, void *arg, struct 
     return 0;
 }
 
+static int fill_e4m3(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
+{
+    (void)arg;
+    if (has_bytes(w, e) < 0) return -1;
+    int64_t in = w->dim[1];
+    float *v = p->data, *scale = v + w->dim[0] * in;
+    dl_w_read(w, v, DL_F32);
+    for (int64_t o = 0; o < w->dim[0]; o++) scale[o] = dl_e4m3_round(v + o * in, in);
+    return 0;
+}
+
 static const void *get(struct dl_run *r, struct dl_w *w, uint64_t key, int64_t bytes,
                        int (*fill)(struct dl_pack *, const struct dl_w *, void *, struct dl_err *))
 {
@@ -82,4 +94,9 @@ const float *cpu_w_ohwi(struct dl_run *r, struct dl_w *w, int t)
 {
     if (w->nd < 4 || w->dim[2] * w->dim[3] == 1) return cpu_w_wide(r, w, t);
     return get(r, w, CPU_FORM(CPU_FORM_WIDE_OHWI, t), dl_w_count(w) * 4, fill_ohwi);
+}
+
+const float *cpu_w_e4m3(struct dl_run *r, struct dl_w *w)
+{
+    return get(r, w, CPU_FORM(CPU_FORM_E4M3, DL_E4M3), (dl_w_count(w) + w->dim[0]) * 4, fill_e4m3);
 }
