@@ -4,8 +4,8 @@
 
 While the prompt is encoded a hook puts the layer's hidden state in the place of final_layer_norm's input, as an NNsight
 trace does, without NNsight's own overhead; the text encoder runs anew for every layer. Prints one JSON object: seconds
-of each image and of its encoding (prompt and negative prompt), milliseconds of each evaluation of the UNet (two rows)
-with the scheduler's step, the raw matmul rate before and after, the peak of memory. Nothing is warmed up but by the first
+of each image and of its encoding (prompt and negative prompt), milliseconds and processor
+seconds of each evaluation of the UNet (two rows) with the scheduler's step, the raw matmul rate before and after, the peak of memory. Nothing is warmed up but by the first
 image. Versions: see ../../ref/requirements.txt.
 """
 import argparse
@@ -29,6 +29,11 @@ def matmul_rate(dtype, n=2048, runs=5):
         a @ b
         best = max(best, 2 * n**3 / (time.perf_counter() - start) / 1e9)
     return round(best, 1)
+
+
+def now_of():
+    """Wall clock and processor time."""
+    return time.perf_counter(), time.process_time()
 
 
 def encode(pipe, k):
@@ -62,17 +67,17 @@ def main():
                                                 feature_extractor=None)
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
-    images, texts, steps = [], [], []
+    images, texts, steps, busy = [], [], [], []
     for k in (int(v) for v in args.layers.split(",")):
-        start = last = time.perf_counter()
+        start = time.perf_counter()
         positive, negative = encode(pipe, k)
         texts.append(round(time.perf_counter() - start, 2))
-        last = time.perf_counter()
+        last = now_of()
 
         def note(_step, _t, _latents):
             nonlocal last
-            now = time.perf_counter()
-            steps.append(round((now - last) * 1e3))
+            now = now_of()
+            steps.append(round((now[0] - last[0]) * 1e3)), busy.append(round(now[1] - last[1], 2))
             last = now
         pipe(prompt_embeds=positive, negative_prompt_embeds=negative, num_inference_steps=args.steps,
              guidance_scale=args.guidance, generator=torch.Generator().manual_seed(args.seed), callback=note)
@@ -81,7 +86,7 @@ def main():
     print(json.dumps({"torch": torch.__version__, "diffusers": diffusers.__version__,
                       "transformers": transformers.__version__, "threads": torch.get_num_threads(),
                       "dtype": args.dtype, "matmul_gflops": rates, "image_s": images, "text_s": texts, "step_ms": steps,
-                      "step_ms_median": statistics.median(steps), "step_ms_min": min(steps),
+                      "step_processor_s": busy, "step_ms_median": statistics.median(steps), "step_ms_min": min(steps),
                       "seconds": round(sum(images), 2),
                       "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 
