@@ -11,7 +11,7 @@ int64_t flux_table_bytes(const struct flux *f, int steps, int conds)
 
 void flux_text(struct dl_run *r, struct flux *f, dl_act text, dl_act y)
 {
-    dl_op_gemm(r, (struct dl_gemm){.x = text, .y = y, .w = &f->context, .e = {.bias = &f->context_b}});
+    dl_op_gemm(r, (struct dl_gemm){.x = text, .y = y, .w = &f->context, .fine = true, .e = {.bias = &f->context_b}});
     dl_tap(r, y, "context_embedder");
 }
 
@@ -30,7 +30,8 @@ static dl_act wave_hidden(struct dl_run *r, struct flux *f, struct flux_mlp *m, 
     dl_act wave = dl_act_hi(r, r->t, n, 1, 1, FLUX_WAVE), hidden = dl_act_hi(r, r->t, 1, 1, n, f->cfg.width);
     dl_op_sinus(r, (struct dl_sinus){.t = t, .y = wave, .flip = true});
     wave.n = 1, wave.w = n;
-    dl_op_gemm(r, (struct dl_gemm){.x = wave, .y = hidden, .w = &m->l1, .e = {.bias = &m->l1_b, .fn = DL_SILU}});
+    dl_op_gemm(
+        r, (struct dl_gemm){.x = wave, .y = hidden, .w = &m->l1, .fine = true, .e = {.bias = &m->l1_b, .fn = DL_SILU}});
     return hidden;
 }
 
@@ -44,17 +45,22 @@ static dl_act time_and_text(struct dl_run *r, struct flux *f, const float *t, in
     dl_vec guided = {0};
     if (f->cfg.guidance) {
         dl_act h = wave_hidden(r, f, &f->guide, guide, 1), y = dl_act_hi(r, DL_F32, 1, 1, 1, d);
-        dl_op_gemm(r, (struct dl_gemm){.x = h, .y = y, .w = &f->guide.l2, .e = {.bias = &f->guide.l2_b}});
+        dl_op_gemm(r, (struct dl_gemm){.x = h, .y = y, .w = &f->guide.l2, .fine = true, .e = {.bias = &f->guide.l2_b}});
         guided = (dl_vec){.p = y.p, .t = DL_F32};
     }
-    dl_op_gemm(r, (struct dl_gemm){
-                      .x = pooled, .y = hidden, .w = &f->pooled.l1, .e = {.bias = &f->pooled.l1_b, .fn = DL_SILU}});
     dl_op_gemm(
-        r, (struct dl_gemm){.x = hidden, .y = text, .w = &f->pooled.l2, .e = {.bias = &f->pooled.l2_b, .add = guided}});
+        r,
+        (struct dl_gemm){
+            .x = pooled, .y = hidden, .w = &f->pooled.l1, .fine = true, .e = {.bias = &f->pooled.l1_b, .fn = DL_SILU}});
+    dl_op_gemm(
+        r,
+        (struct dl_gemm){
+            .x = hidden, .y = text, .w = &f->pooled.l2, .fine = true, .e = {.bias = &f->pooled.l2_b, .add = guided}});
     dl_act wave = wave_hidden(r, f, &f->time, t, steps);
     dl_op_gemm(r, (struct dl_gemm){.x = repeat(wave, conds),
                                    .y = temb,
                                    .w = &f->time.l2,
+                                   .fine = true,
                                    .e = {.bias = &f->time.l2_b, .add = rows_vec(text)}});
     dl_tap(r, temb, "time_text_embed");
     dl_op_copy(r, (struct dl_copy){.x = temb, .y = act, .fn = DL_SILU});
@@ -64,7 +70,7 @@ static dl_act time_and_text(struct dl_run *r, struct flux *f, const float *t, in
 static void mod_rows(struct dl_run *r, dl_act emb, dl_act all, int64_t at, struct dl_w *w, struct dl_w *bias)
 {
     dl_act y = dl_act_cols(all, (int32_t)at, (int32_t)w->dim[0]);
-    dl_op_gemm(r, (struct dl_gemm){.x = emb, .y = y, .w = w, .e = {.bias = bias}});
+    dl_op_gemm(r, (struct dl_gemm){.x = emb, .y = y, .w = w, .fine = true, .e = {.bias = bias}});
 }
 
 void flux_steps(struct dl_run *r, struct flux *f, const float *t, int steps, const float *guide, dl_act pooled,
@@ -235,7 +241,7 @@ static void embed_image(struct pass *p, dl_act x, const struct flux_rows *rows)
     bool same = rows->n == x.n;
     for (int i = 0; same && i < rows->n; i++) same = rows->lat_row[i] == i;
     if (!same) y = dl_act_hi(r, to.t, x.n, 1, x.w, to.c);
-    dl_op_gemm(r, (struct dl_gemm){.x = x, .y = y, .w = &p->f->x, .e = {.bias = &p->f->x_b}});
+    dl_op_gemm(r, (struct dl_gemm){.x = x, .y = y, .w = &p->f->x, .fine = true, .e = {.bias = &p->f->x_b}});
     if (!same) dl_op_copy(r, (struct dl_copy){.x = y, .y = to, .row = rows->lat_row});
     dl_tap(r, to, "x_embedder");
     dl_arena_release_hi(&r->arena, m);
@@ -256,6 +262,7 @@ void flux_step(struct dl_run *r, struct flux *f, dl_act x, const struct flux_row
     for (int i = 0; i < f->cfg.singles; i++) run_single(&p, i);
     dl_act h = span(p.h, tokens, x.h * x.w), norm = span(p.norm, tokens, x.h * x.w);
     modulated_norm(&p, h, norm, mod_of(&p, f->head_at, 0), mod_of(&p, f->head_at, 1));
-    dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = dl_act_tokens(y), .w = &f->out, .e = {.bias = &f->out_b}});
+    dl_op_gemm(
+        r, (struct dl_gemm){.x = norm, .y = dl_act_tokens(y), .w = &f->out, .fine = true, .e = {.bias = &f->out_b}});
     dl_arena_release(&r->arena, m);
 }

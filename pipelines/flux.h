@@ -22,7 +22,8 @@
  * Half precision. diffusers has the timestep t (0..1000) and the guidance in the model's type, divides t by 1000 in it
  * and multiplies both by 1000 in it, which in bf16 turns 750 into 752 and guidance 3.5 into 3504; flux_time and
  * flux_guide do the same. The modulation table is f32 whatever the type. In f16, where diffusers clips the stream
- * between the blocks at 65504, the stream is f32.
+ * between the blocks at 65504, the stream is f32. In e4m3 the blocks' products are done in 8 bits, the embedders', the
+ * modulation's and the head's are not.
  */
 #ifndef DL_FLUX_H
 #define DL_FLUX_H
