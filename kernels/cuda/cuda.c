@@ -111,7 +111,7 @@ static int64_t cuda_free_bytes(struct dl_ctx *c)
 
 static bool cuda_supports(struct dl_ctx *c, int type)
 {
-    (void)c;
+    if (type == DL_E4M3) return c->cc >= 89 && !c->opts.no_libraries;
     return type == DL_F32 || type == DL_F16 || type == DL_BF16;
 }
 

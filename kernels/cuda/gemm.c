@@ -1,4 +1,5 @@
 /* Matrix products and convolutions: which variant, weight forms, scratch. */
+#include "engine/e4m3.h"
 #include "kernels/cuda/cuda_priv.h"
 #include "kernels/cuda/igemm.h"
 #include "kernels/cuda/kernels.h"
@@ -29,6 +30,10 @@ static void run_igemm(struct dl_run *r, const char *op, const dl_act *x, const d
 void cuda_op_gemm(struct dl_run *r, const struct dl_gemm *a)
 {
     int t = a->x.t;
+    if (dl_e4m3_takes(r, a)) {
+        cuda_gemm_e4m3(r, a);
+        return;
+    }
     const void *w = cuda_w_plain(r, a->w, t);
     if (!cuda_blas_takes(r->ctx, a)) {
         const float *bias = cuda_w_wide(r, a->e.bias, t);
@@ -71,7 +76,7 @@ void cuda_op_conv(struct dl_run *r, const struct dl_conv *a)
     struct dl_mark m = dl_arena_mark(&r->arena);
     dl_act x = a->pre.mean_rstd || a->pre_fn ? prepared(r, a) : a->x;
     if (a->k == 1 && a->stride == 1 && !a->up) {
-        struct dl_gemm g = {.x = x, .y = a->y, .w = a->w, .e = a->e};
+        struct dl_gemm g = {.x = x, .y = a->y, .w = a->w, .e = a->e, .fine = true};
         cuda_op_gemm(r, &g);
     } else {
         const void *w = cuda_w_ohwi(r, a->w, a->x.t);

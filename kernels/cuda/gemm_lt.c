@@ -1,4 +1,4 @@
-/* Matrix products by cuBLASLt: y = x . w^T (+ bias) (tanh GELU), or + bias + res.
+/* Matrix products by cuBLASLt: y = x . w^T (+ bias) (tanh GELU), or + bias + res; and of e4m3 operands (+ bias).
  *
  * The library is column-major: our row-major y [m][out] is its D [out x m], so A is w (transposed), B is x, and the
  * bias runs along D's rows as it wants. Rows of activations that do not lie back to back become a strided batch.
@@ -36,6 +36,9 @@ struct cuda_blas {
 struct product {
     cublasLtMatmulDesc_t op;
     cublasLtMatrixLayout_t a, b, c, d;
+    const void *w, *x, *res; /* res NULL: none */
+    void *y;
+    int64_t y_bytes;
     char key[KEY];
 };
 
@@ -152,7 +155,10 @@ bool cuda_blas_takes(const struct dl_ctx *c, const struct dl_gemm *a)
     return aligned(&a->x) && aligned(&a->y) && (!e->res.p || aligned(&e->res));
 }
 
-static cudaDataType_t type_of(int t) { return t == DL_F32 ? CUDA_R_32F : t == DL_F16 ? CUDA_R_16F : CUDA_R_16BF; }
+static cudaDataType_t type_of(int t)
+{
+    return t == DL_F32 ? CUDA_R_32F : t == DL_F16 ? CUDA_R_16F : t == DL_E4M3 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
+}
 
 static bool back_to_back(const dl_act *a) { return a->n == 1 || a->rs == (int64_t)a->h * a->w * a->ld; }
 
@@ -175,22 +181,11 @@ static void product_close(struct product *p)
     if (p->op) (void)cublasLtMatmulDescDestroy(p->op);
 }
 
-static cublasStatus_t product_open(struct product *p, const struct dl_gemm *g, const void *bias)
+/* The descriptor: w transposed, the epilogue; bias of type bias_t, or NULL. */
+static cublasStatus_t describe(struct product *p, cublasLtEpilogue_t epi, const void *bias, int bias_t)
 {
-    const dl_act *x = &g->x, *y = &g->y, *res = g->e.res.p ? &g->e.res : y;
-    int64_t pixels = (int64_t)x->h * x->w, k = x->c, n = y->c;
-    bool flat = back_to_back(x) && back_to_back(y) && back_to_back(res);
-    int64_t m = flat ? x->n * pixels : pixels;
-    int32_t batch = flat ? 1 : x->n;
-    *p = (struct product){0};
-    snprintf(p->key, sizeof p->key, "%s-%s out%lld in%lld m%lld b%d ld%d,%d,%d%s%s%s", dl_type_name(x->t),
-             dl_type_name(y->t), (long long)n, (long long)k, (long long)m, batch, x->ld, res->ld, y->ld,
-             bias ? " bias" : "", g->e.fn ? " gelu" : "", g->e.res.p ? " res" : "");
     cublasOperation_t trans = CUBLAS_OP_T;
-    cublasLtEpilogue_t epi = g->e.fn ? (bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU)
-                             : bias  ? CUBLASLT_EPILOGUE_BIAS
-                                     : CUBLASLT_EPILOGUE_DEFAULT;
-    cudaDataType_t bias_t = type_of(y->t);
+    cudaDataType_t t = type_of(bias_t);
     cublasStatus_t s = cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &trans, sizeof trans);
@@ -199,7 +194,25 @@ static cublasStatus_t product_open(struct product *p, const struct dl_gemm *g, c
     if (s == CUBLAS_STATUS_SUCCESS && bias)
         s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
     if (s == CUBLAS_STATUS_SUCCESS && bias)
-        s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias_t, sizeof bias_t);
+        s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &t, sizeof t);
+    return s;
+}
+
+static cublasStatus_t product_open(struct product *p, const struct dl_gemm *g, const void *w, const void *bias)
+{
+    const dl_act *x = &g->x, *y = &g->y, *res = g->e.res.p ? &g->e.res : y;
+    int64_t pixels = (int64_t)x->h * x->w, k = x->c, n = y->c;
+    bool flat = back_to_back(x) && back_to_back(y) && back_to_back(res);
+    int64_t m = flat ? x->n * pixels : pixels;
+    int32_t batch = flat ? 1 : x->n;
+    *p = (struct product){.w = w, .x = x->p, .res = g->e.res.p, .y = y->p, .y_bytes = dl_act_bytes(*y)};
+    snprintf(p->key, sizeof p->key, "%s-%s out%lld in%lld m%lld b%d ld%d,%d,%d%s%s%s", dl_type_name(x->t),
+             dl_type_name(y->t), (long long)n, (long long)k, (long long)m, batch, x->ld, res->ld, y->ld,
+             bias ? " bias" : "", g->e.fn ? " gelu" : "", g->e.res.p ? " res" : "");
+    cublasLtEpilogue_t epi = g->e.fn ? (bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU)
+                             : bias  ? CUBLASLT_EPILOGUE_BIAS
+                                     : CUBLASLT_EPILOGUE_DEFAULT;
+    cublasStatus_t s = describe(p, epi, bias, y->t);
     if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->a, x->t, k, n, k, batch, 0);
     if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->b, x->t, k, m, x->ld, batch, x->rs);
     if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->c, y->t, n, m, res->ld, batch, res->rs);
@@ -207,22 +220,53 @@ static cublasStatus_t product_open(struct product *p, const struct dl_gemm *g, c
     return s;
 }
 
-static cublasStatus_t launch(const struct dl_ctx *c, const struct product *p, const struct dl_gemm *g, const void *w,
-                             void *y, const cublasLtMatmulAlgo_t *algo, void *workspace)
+/* The scales of w's rows (sums' columns here, A) and of x's (B). Without them each operand's one scale is 1. */
+static cublasStatus_t scales(struct product *p, const float *sw, const float *sx)
 {
-    const float one = 1, beta = g->e.res.p ? 1 : 0;
-    return cublasLtMatmul(c->blas->handle, p->op, &one, w, p->a, g->x.p, p->b, &beta, g->e.res.p ? g->e.res.p : y, p->c,
-                          y, p->d, algo, workspace, CUDA_LT_WORKSPACE, c->stream);
+    int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    cublasStatus_t s =
+        cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof mode);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &sw, sizeof sw);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &sx, sizeof sx);
+    return s;
+}
+
+static cublasStatus_t product_open_e4m3(struct product *p, const struct cuda_lt_e4m3 *g)
+{
+    int64_t y_bytes = ((g->m - 1) * g->ld + g->out) * dl_type_bytes(g->y_t);
+    *p = (struct product){.w = g->w, .x = g->x, .y = g->y, .y_bytes = y_bytes};
+    snprintf(p->key, sizeof p->key, "e4m3-%s out%lld in%lld m%lld ld%lld%s%s", dl_type_name(g->y_t), (long long)g->out,
+             (long long)g->in, (long long)g->m, (long long)g->ld, g->bias ? " bias" : "", g->sx ? " scales" : "");
+    cublasStatus_t s =
+        describe(p, g->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT, g->bias, DL_BF16);
+    if (s == CUBLAS_STATUS_SUCCESS && g->sx) s = scales(p, g->sw, g->sx);
+    if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->a, DL_E4M3, g->in, g->out, g->in, 1, 0);
+    if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->b, DL_E4M3, g->in, g->m, g->in, 1, 0);
+    if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->c, g->y_t, g->out, g->m, g->ld, 1, 0);
+    if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->d, g->y_t, g->out, g->m, g->ld, 1, 0);
+    return s;
+}
+
+static cublasStatus_t launch(const struct dl_ctx *c, const struct product *p, void *y,
+                             const cublasLtMatmulAlgo_t *algo, void *workspace)
+{
+    const float one = 1, beta = p->res ? 1 : 0;
+    return cublasLtMatmul(c->blas->handle, p->op, &one, p->w, p->a, p->x, p->b, &beta, p->res ? p->res : y, p->c, y,
+                          p->d, algo, workspace, CUDA_LT_WORKSPACE, c->stream);
 }
 
 /* Median of a few runs in ms; a large number for an algorithm that fails. */
-static float time_of(const struct dl_ctx *c, const struct product *p, const struct dl_gemm *g, const void *w, void *y,
-                     const cublasLtMatmulAlgo_t *algo, void *workspace)
+static float time_of(const struct dl_ctx *c, const struct product *p, void *y, const cublasLtMatmulAlgo_t *algo,
+                     void *workspace)
 {
     float ms[TIMED_RUNS];
     for (int i = -1; i < TIMED_RUNS; i++) {
         (void)cudaEventRecord(c->blas->begin, c->stream);
-        if (launch(c, p, g, w, y, algo, workspace) != CUBLAS_STATUS_SUCCESS) return 1e30f;
+        if (launch(c, p, y, algo, workspace) != CUBLAS_STATUS_SUCCESS) return 1e30f;
         (void)cudaEventRecord(c->blas->end, c->stream);
         if (cudaEventSynchronize(c->blas->end) != cudaSuccess) return 1e30f;
         if (i < 0) continue; /* the first loads code */
@@ -262,8 +306,7 @@ static int propose(struct dl_run *r, const struct product *p, cublasLtMatmulHeur
 }
 
 /* Chooses, timing into memory of its own: y may be an input as well. */
-static struct algo *tune(struct dl_run *r, const struct product *p, const struct dl_gemm *g, const void *w,
-                         void *workspace)
+static struct algo *tune(struct dl_run *r, const struct product *p, void *workspace)
 {
     struct dl_ctx *c = r->ctx;
     cublasLtMatmulHeuristicResult_t found[PROPOSALS];
@@ -274,11 +317,10 @@ static struct algo *tune(struct dl_run *r, const struct product *p, const struct
     }
     int n = propose(r, p, found), best = 0;
     if (n == 0) return NULL;
-    if (n > 1 && !c->opts.no_tuning && cudaMalloc(&y, (size_t)dl_act_bytes(g->y)) == cudaSuccess) {
+    if (n > 1 && !c->opts.no_tuning && cudaMalloc(&y, (size_t)p->y_bytes) == cudaSuccess) {
         float least = 1e30f;
         for (int i = 0; i < n; i++) {
-            float ms =
-                found[i].state == CUBLAS_STATUS_SUCCESS ? time_of(c, p, g, w, y, &found[i].algo, workspace) : 1e30f;
+            float ms = found[i].state == CUBLAS_STATUS_SUCCESS ? time_of(c, p, y, &found[i].algo, workspace) : 1e30f;
             if (ms < least) least = ms, best = i;
         }
         append(c->blas, p->key, &found[best].algo);
@@ -303,17 +345,37 @@ static bool accepted(const struct dl_ctx *c, const struct product *p, struct alg
     return k->checked;
 }
 
-void cuda_blas_gemm(struct dl_run *r, const struct dl_gemm *g, const void *w, const void *bias, void *workspace)
+/* Runs a product that has been described, or was not (`s`), and closes it. */
+static void run(struct dl_run *r, struct product *p, cublasStatus_t s, void *workspace)
 {
-    struct product p;
-    cublasStatus_t s = product_open(&p, g, bias);
     if (s != CUBLAS_STATUS_SUCCESS) {
         lt_fail(&r->err, s, "describing a product");
     } else {
-        struct algo *k = find(r->ctx->blas, p.key);
-        if (!k || !accepted(r->ctx, &p, k)) k = tune(r, &p, g, w, workspace);
-        if (k && (s = launch(r->ctx, &p, g, w, g->y.p, &k->algo, workspace)) != CUBLAS_STATUS_SUCCESS)
-            lt_fail(&r->err, s, p.key);
+        struct algo *k = find(r->ctx->blas, p->key);
+        if (!k || !accepted(r->ctx, p, k)) k = tune(r, p, workspace);
+        if (k && (s = launch(r->ctx, p, p->y, &k->algo, workspace)) != CUBLAS_STATUS_SUCCESS)
+            lt_fail(&r->err, s, p->key);
     }
-    product_close(&p);
+    product_close(p);
+}
+
+void cuda_blas_gemm(struct dl_run *r, const struct dl_gemm *g, const void *w, const void *bias, void *workspace)
+{
+    struct product p;
+    cublasStatus_t s = product_open(&p, g, w, bias);
+    run(r, &p, s, workspace);
+}
+
+/* Of all GPUs those of compute capability 9.0 have these scales in cuBLASLt 12.9 to 13.x; later ones have others. */
+bool cuda_blas_row_scales(const struct dl_ctx *c) { return c->cc == 90 && cublasLtGetVersion() >= 120900; }
+
+void cuda_blas_e4m3(struct dl_run *r, const struct cuda_lt_e4m3 *g, void *workspace)
+{
+    struct product p;
+    if (r->ctx->opts.no_libraries) {
+        dl_fail(&r->err, DL_EFAIL, "op gemm: products in e4m3 need cuBLASLt");
+        return;
+    }
+    cublasStatus_t s = product_open_e4m3(&p, g);
+    run(r, &p, s, workspace);
 }

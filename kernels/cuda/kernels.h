@@ -97,6 +97,8 @@ struct cuda_epi_args {
     dl_act res;
     float scale; /* 0 means 1 */
     const int32_t *step;
+    /* Of e4m3 operands, both or neither: x is multiplied by row_scale [n][h * w] and col_scale [c] ([2 c]) first. */
+    const float *row_scale, *col_scale;
 };
 int cuda_epi(struct CUstream_st *s, const struct cuda_epi_args *a);
 
@@ -152,6 +154,17 @@ struct cuda_image_args {
     uint8_t *u8;
 };
 int cuda_image(struct CUstream_st *s, const struct cuda_image_args *a);
+
+/* ---- quant.cu ---- */
+
+/* Each pixel's channels quantised as engine/e4m3.h says: q [n][h * w][c], scale [n][h * w]. c a multiple of 16; q on 16
+ * bytes. */
+struct cuda_quant_args {
+    dl_act x;
+    uint8_t *q;
+    float *scale;
+};
+int cuda_quant(struct CUstream_st *s, const struct cuda_quant_args *a);
 
 /* ---- rope.cu ---- */
 

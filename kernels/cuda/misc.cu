@@ -39,6 +39,15 @@ template <int V> __global__ void __launch_bounds__(K_THREADS, 4) epi_kernel(cuda
     float s[V], s2[V];
     k_load_t<V>(s, a.x.p, a.x.t, k_at(a.x, blockIdx.y, p, c));
     if (a.glu) k_load_t<V>(s2, a.x.p, a.x.t, k_at(a.x, blockIdx.y, p, a.y.c + c));
+    if (a.row_scale) {
+        float w[V], row = dl_ld(a.row_scale + blockIdx.y * (int64_t)a.y.h * a.y.w + p);
+        k_load<V>(w, a.col_scale + c);
+        for (int j = 0; j < V; j++) s[j] *= row * w[j];
+        if (a.glu) {
+            k_load<V>(w, a.col_scale + a.y.c + c);
+            for (int j = 0; j < V; j++) s2[j] *= row * w[j];
+        }
+    }
     k_epi<V>(a, k_step(a.step), blockIdx.y, p, c, s, s2);
     k_store_t<V>(a.y.p, a.y.t, k_at(a.y, blockIdx.y, p, c), s);
 }
@@ -49,7 +58,7 @@ int cuda_epi(struct CUstream_st *s, const struct cuda_epi_args *args)
     if (!y_ok(&a.y) || !k_float(a.x.t) || (a.res.p && !k_float(a.res.t))) return CUDA_K_UNSUPPORTED;
     if (a.scale == 0) a.scale = 1;
     bool v8 = k_act_ok(&a.x) && k_act_ok(&a.y) && (!a.res.p || k_act_ok(&a.res)) && k_vec_ok(&a.add) &&
-              k_vec_ok(&a.gate) && k_ptr_ok(a.bias);
+              k_vec_ok(&a.gate) && k_ptr_ok(a.bias) && k_ptr_ok(a.col_scale);
     return K_EACH(epi_kernel, v8, a.y, s, a);
 }
 

@@ -1,10 +1,11 @@
 /* The forms of weights that the CUDA backend uses. */
+#include "engine/e4m3.h"
 #include "kernels/cuda/cuda_priv.h"
 
 #include <stdlib.h>
 
 /* Keys of packs: form << 8 | type that values are rounded to first. No number is one of the CPU backend's. */
-enum form { FORM_PLAIN = 0x101, FORM_WIDE, FORM_OHWI };
+enum form { FORM_PLAIN = 0x101, FORM_WIDE, FORM_OHWI, FORM_E4M3 };
 
 static int64_t row_count(const struct dl_w *w) { return w->dim[0] ? dl_w_count(w) / w->dim[0] : 0; }
 
@@ -40,11 +41,36 @@ static int upload_parts(struct dl_ctx *c, struct dl_lane *by, uint8_t *dst, cons
     return rc;
 }
 
+/* Quantised by some rows at a time; the scales follow the values. */
+static int upload_e4m3(struct dl_ctx *c, struct dl_lane *by, uint8_t *dst, const struct dl_w *w, struct dl_err *e)
+{
+    int64_t in = w->dim[1], out = w->dim[0], piece = (1 << 20) / in + 1, done = 0;
+    float *row = malloc((size_t)in * 4), *scale = malloc((size_t)out * 4);
+    uint8_t *q = malloc((size_t)(piece * in));
+    int rc = row && scale && q ? 0 : dl_fail(e, DL_ENOMEM, "no memory to quantise weight %s", w->name);
+    for (int i = 0; i < w->n_parts && rc == 0; i++) {
+        const struct dl_wpart *p = &w->part[i];
+        for (int64_t at = 0; at < p->rows && rc == 0; at += piece) {
+            int64_t n = p->rows - at < piece ? p->rows - at : piece;
+            for (int64_t r = 0; r < n; r++) {
+                dl_convert(row, DL_F32, (const uint8_t *)p->file + (at + r) * in * dl_type_bytes(p->t), p->t, in);
+                scale[done + r] = dl_e4m3_row(q + r * in, row, in);
+            }
+            rc = cuda_upload_by(c, by, dst + done * in, q, n * in, e);
+            done += n;
+        }
+    }
+    if (rc == 0) rc = cuda_upload_by(c, by, dst + out * in, scale, out * 4, e);
+    free(row), free(scale), free(q);
+    return rc;
+}
+
 static int fill(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
 {
     struct dl_ctx *c = arg;
     int form = (int)(p->key >> 8), t = (int)(p->key & 0xff);
     if (has_bytes(w, e) < 0) return -1;
+    if (form == FORM_E4M3) return upload_e4m3(c, p->lane, p->data, w, e);
     if (form == FORM_PLAIN) return upload_parts(c, p->lane, p->data, w, t, e);
 
     int64_t count = dl_w_count(w), in = w->nd > 1 ? w->dim[1] : 1, taps = w->nd == 4 ? w->dim[2] * w->dim[3] : 1;
@@ -100,4 +126,9 @@ const void *cuda_w_ohwi(struct dl_run *r, struct dl_w *w, int t)
 {
     if (w->nd < 4 || w->dim[2] * w->dim[3] == 1) return cuda_w_plain(r, w, t);
     return get(r, w, FORM_OHWI, t, dl_w_count(w) * dl_type_bytes(t));
+}
+
+const uint8_t *cuda_w_e4m3(struct dl_run *r, struct dl_w *w)
+{
+    return get(r, w, FORM_E4M3, DL_E4M3, dl_w_count(w) + w->dim[0] * 4);
 }

@@ -34,7 +34,11 @@ static inline void rig_cuda_open(const struct dl_backend **be, struct dl_ctx **c
         printf("skipped: no NVIDIA GPU on this machine\n");
         exit(RIG_CUDA_SKIP);
     }
-    if (cuda_open(be, ctx, &(struct dl_cuda_opts){.no_libraries = own && *own == '1'}, &e) < 0) {
+    struct dl_cuda_opts o = {.no_libraries = own && *own == '1'};
+#ifdef RIG_CUDA_PIECE_BYTES
+    o.piece_bytes = RIG_CUDA_PIECE_BYTES;
+#endif
+    if (cuda_open(be, ctx, &o, &e) < 0) {
         printf("cannot open the GPU: %s\n", e.msg);
         exit(1);
     }

@@ -122,6 +122,17 @@ template <> __device__ __forceinline__ uint32_t dl_pack2<dl_bf16>(float lo, floa
     return reinterpret_cast<uint32_t &>(h);
 }
 
+#if __CUDA_ARCH__ >= 890
+/* Four values rounded to e4m3, beyond 448 to 448, a in the lowest byte. */
+__device__ __forceinline__ uint32_t dl_pack4_e4m3(float a, float b, float c, float d)
+{
+    uint16_t lo, hi;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(lo) : "f"(b), "f"(a));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(hi) : "f"(d), "f"(c));
+    return lo | (uint32_t)hi << 16;
+}
+#endif
+
 /* 2^x, at most 2 ulp off; 2^-inf = 0. */
 __device__ __forceinline__ float dl_ex2(float x)
 {

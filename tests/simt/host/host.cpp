@@ -25,7 +25,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
 {
     *p = cudaDeviceProp();
     strcpy(p->name, "SIMT shim");
-    p->major = 8, p->minor = 0, p->multiProcessorCount = 1, p->totalGlobalMem = (size_t)1 << 32;
+    p->major = 8, p->minor = 9, p->multiProcessorCount = 1, p->totalGlobalMem = (size_t)1 << 32;
     return cudaSuccess;
 }
 
@@ -79,12 +79,27 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaErrorNot
 cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
 
-/* In the place of gemm_lt.c: a library that takes nothing. */
+/* In the place of gemm_lt.c: a library that takes nothing but products of e4m3, which no kernel of ours does, by plain
+ * loops; with DLENS_SIMT_ROW_SCALES it scales them too. */
 int cuda_blas_open(dl_ctx *, dl_err *) { return 0; }
 void cuda_blas_close(dl_ctx *) {}
 bool cuda_blas_takes(const dl_ctx *, const dl_gemm *) { return false; }
 void cuda_blas_gemm(dl_run *r, const dl_gemm *, const void *, const void *, void *)
 {
     dl_fail(&r->err, DL_EFAIL, "no library here");
+}
+bool cuda_blas_row_scales(const dl_ctx *) { return getenv("DLENS_SIMT_ROW_SCALES") != nullptr; }
+void cuda_blas_e4m3(dl_run *, const cuda_lt_e4m3 *g, void *)
+{
+    const uint16_t *bias = static_cast<const uint16_t *>(g->bias);
+    for (int64_t m = 0; m < g->m; m++)
+        for (int64_t o = 0; o < g->out; o++) {
+            float s = 0;
+            for (int64_t i = 0; i < g->in; i++)
+                s += dl_e4m3_to(g->x[m * g->in + i]) * dl_e4m3_to(g->w[o * g->in + i]);
+            if (g->sx) s *= g->sx[m] * g->sw[o];
+            if (bias) s += dl_bf16_to(bias[o]);
+            dl_store(g->y, g->y_t, m * g->ld + o, s);
+        }
 }
 }
