@@ -410,7 +410,9 @@ int dn_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_p
     }
     if (d->noise.p && !(noise = malloc((size_t)bytes))) return dl_fail(e, DL_ENOMEM, "no memory for a step's noise");
     int rc = dn_steps_begin(p, e);
+    d->run.stop = pr ? pr->stop : NULL; /* a step of a large model can take minutes */
     if (rc == 0) rc = run_steps(p, im, n, pr, noise, e);
+    d->run.stop = NULL;
     dn_steps_end(p);
     free(noise);
     for (int i = 0; i < n && rc == 0; i++)
