@@ -4,8 +4,8 @@
 #ifndef TESTS_FULL_H
 #define TESTS_FULL_H
 
-#include "loaders/safetensors.h"
-#include "tests/parity/taps.h"
+#include "tests/parity/net.h"
+#include "tests/parity/ref.h"
 
 #include <time.h>
 #include <unistd.h>
@@ -54,16 +54,6 @@ static inline dl_act full_input(const struct machine *mc, int type, uint32_t sal
     dl_act a = dl_act_at(net_put(mc, type, x, count), type, n, h, w, c);
     free(x);
     return a;
-}
-
-/* tests/parity/data/NAME; st_close. */
-static inline struct st_file *full_reference(const char *name)
-{
-    char path[FULL_PATH];
-    struct st_file *f;
-    snprintf(path, sizeof path, DLENS_SOURCE_DIR "/tests/parity/data/%s", name);
-    must(st_open(&f, path, e));
-    return f;
 }
 
 /* Relative L2 error of an f32 result against tensor `name` of the reference. */

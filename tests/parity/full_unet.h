@@ -42,7 +42,7 @@ static inline void full_unet_check(const char *what, const char *folder, const c
     must(bind_open(&b, files, &u->weights, e));
     must(unet_bind(u, &c, &b, e));
     must(bind_close(&b, e));
-    struct st_file *ref = full_reference(reference);
+    struct st_file *ref = ref_open(reference);
 
     struct machine mc = machine_open(false);
     struct dl_run r;

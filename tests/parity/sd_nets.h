@@ -59,8 +59,7 @@ static inline struct sd_nets *sd_nets_open(const char *name, int encoders)
     must(vae_config_read(&vae, path, e));
     vae_bind(&m->vae, &vae, &b);
     must(bind_close(&b, e));
-    snprintf(path, sizeof path, DLENS_SOURCE_DIR "/tests/parity/data/%s.safetensors", name);
-    must(st_open(&m->ref, path, e));
+    m->ref = ref_open(name);
     return m;
 }
 

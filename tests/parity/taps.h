@@ -10,8 +10,8 @@
 #ifndef TESTS_TAPS_H
 #define TESTS_TAPS_H
 
-#include "loaders/safetensors.h"
 #include "tests/parity/net.h"
+#include "tests/parity/ref.h"
 
 struct taps {
     const struct st_file *ref;
@@ -23,23 +23,6 @@ struct taps {
     int count[2];
     double worst;
 };
-
-/* A tensor of a reference file, whatever its type; dim may be NULL. */
-static inline const void *ref_data(const struct st_file *f, const char *name, const int64_t **dim)
-{
-    const struct st_tensor *t = st_find(f, name);
-    if (!t) fail_msg("%s has no %s", st_file_path(f), name);
-    if (dim) *dim = t->dim;
-    return t->data;
-}
-
-static inline const float *ref_floats(const struct st_file *f, const char *name, int64_t *n)
-{
-    const struct st_tensor *t = st_find(f, name);
-    if (!t || t->t != DL_F32) fail_msg("%s: no f32 tensor \"%s\"", st_file_path(f), name);
-    *n = t->bytes / 4;
-    return t->data;
-}
 
 /* x [n], channels last, against the tap `name`; prints a line. */
 static inline void taps_check(struct taps *k, const char *name, const float *x, int64_t n)

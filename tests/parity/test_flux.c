@@ -40,8 +40,8 @@ static struct model *model_open(const char *name)
     struct bind b;
     char path[FOLDER_PATH + 80];
     assert_non_null(m);
-    snprintf(path, sizeof path, DLENS_SOURCE_DIR "/tests/parity/data/flux_%s.safetensors", name);
-    must(st_open(&m->ref, path, e));
+    snprintf(path, sizeof path, "flux_%s", name);
+    m->ref = ref_open(path);
     snprintf(path, sizeof path, "%s/%s/transformer/config.json", root, name);
     must(flux_config_read(&c, path, e));
     *strrchr(path, '/') = 0;
@@ -257,6 +257,54 @@ static void test_streamed(void **state)
     machine_close(&mc);
 }
 
+struct stopper {
+    volatile sig_atomic_t now;
+    int after; /* taps since then */
+};
+
+static void stop_listen(void *user, struct dl_run *r, const char *name, dl_act a)
+{
+    struct stopper *s = user;
+    (void)r, (void)a;
+    s->after += s->now;
+    if (!strcmp(name, "transformer_blocks.0.image")) s->now = 1;
+}
+
+/* A long step ends behind the block that it is in. */
+static void test_stopped(void **state)
+{
+    (void)state;
+    static const struct pairs p = {.x_n = 1, .conds = 1, .n = 1};
+    struct machine mc = machine_open(false);
+    struct dl_run r;
+    struct dl_err e = {0};
+    struct model *m = model_open("schnell");
+    struct stopper s = {0};
+    dl_act y[PAIRS_STEPS];
+    dl_run_open(&r, mc.be, mc.ctx, DL_F32);
+    struct job j = {.mc = &mc, .r = &r, .m = m};
+    job_open(&j, &p, y);
+    net_run(&r, &mc, &m->f.prep, prepare, &j);
+    dl_run_dry(&r);
+    steps(&r, &j);
+    must(dl_run_check(&r, e));
+    must(dl_run_load(&r, &m->f.weights, e));
+    int64_t peak = r.arena.peak_bytes;
+    void *arena = net_alloc(&mc, peak);
+    dl_run_bind(&r, arena, peak);
+    r.stop = &s.now, r.tap = stop_listen, r.tap_user = &s;
+    steps(&r, &j);
+    assert_int_equal(dl_run_check(&r, &e), -1);
+    assert_int_equal(e.code, DL_EINTERRUPT);
+    assert_int_equal(s.after, 0);
+    net_free(&mc, arena);
+    job_close(&j);
+    pairs_free(&mc, y);
+    dl_run_close(&r);
+    model_close(m);
+    machine_close(&mc);
+}
+
 static void test_times(void **state)
 {
     (void)state;
@@ -333,9 +381,9 @@ static void test_configs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32),     cmocka_unit_test(test_bf16),     cmocka_unit_test(test_f16),
-        cmocka_unit_test(test_rows),    cmocka_unit_test(test_streamed), cmocka_unit_test(test_times),
-        cmocka_unit_test(test_packing), cmocka_unit_test(test_configs),
+        cmocka_unit_test(test_f32),   cmocka_unit_test(test_bf16),     cmocka_unit_test(test_f16),
+        cmocka_unit_test(test_rows),  cmocka_unit_test(test_streamed), cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_times), cmocka_unit_test(test_packing),  cmocka_unit_test(test_configs),
     };
     return cmocka_run_group_tests(tests, make_checkpoints, root_remove);
 }

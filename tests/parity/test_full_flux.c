@@ -104,7 +104,7 @@ static void test_full_step(void **state)
     char folder[FULL_PATH];
     int64_t one;
     if (full_missing(folder, "flux-wide", "transformer/diffusion_pytorch_model.safetensors", "3 GB")) make(folder);
-    struct st_file *ref = full_reference("full_flux_step.safetensors");
+    struct st_file *ref = ref_open("full_flux_step");
     struct machine mc = machine_open(false);
     double f32 = run_step(&mc, folder, ref, DL_F32), limit = fmax(1e-5, 3 * *ref_floats(ref, "f32", &one));
     print_message("FLUX of full width, one step, two rows: relative L2 error %.2e (limit %.1e)\n", f32, limit);

@@ -37,7 +37,7 @@ static void test_full_step(void **state)
     struct unet_if *u = calloc(1, sizeof *u);
     assert_non_null(u);
     struct st_set *files;
-    struct st_file *ref = full_reference("full_if1_step.safetensors");
+    struct st_file *ref = ref_open("full_if1_step");
     if_unet_open(u, &files, folder);
 
     struct machine mc = machine_open(false);

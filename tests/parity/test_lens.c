@@ -1,10 +1,9 @@
 /* The lens identities, on a tiny synthetic checkpoint: what a sweep makes does not depend on which layers, prompts and
  * seeds were asked for together, on batch or threads, on whether states were stored in between, or on being killed. All
  * comparisons are byte for byte. */
-#include "tests/parity/images.h"
+#include "tests/parity/sweep.h"
 
 #include "engine/rng.h"
-#include "kernels/cpu/cpu.h"
 #include "lens/lens.h"
 #include "pipelines/pipe.h"
 
@@ -18,7 +17,7 @@ static const char *const prompts[PROMPTS] = {"A giraffe in a house", "the ocean"
 static const char *const negatives[PROMPTS] = {"a house", "", "people"};
 static const uint64_t seeds[SEEDS] = {17, 42};
 
-static char root[FOLDER_PATH], model[FOLDER_PATH + 16], prompts_file[FOLDER_PATH + 32], whole[FOLDER_PATH + 16];
+static char model[FOLDER_PATH + 16], prompts_file[FOLDER_PATH + 32], whole[FOLDER_PATH + 16];
 
 #define SETTINGS "--model", model, "--steps", "4", "--rng", "torch-cpu", "--save-latents", "--quiet"
 #define WHOLE "--prompts", prompts_file, "--seeds", "17,42", "--layers", "all"
@@ -32,8 +31,7 @@ static const char *place(char out[FOLDER_PATH + 32], const char *name)
 
 static int make_whole(void **state)
 {
-    (void)state;
-    if (folder_make(root) < 0) return -1;
+    if (root_make(state) < 0) return -1;
     snprintf(model, sizeof model, "%s/sd15", root);
     snprintf(whole, sizeof whole, "%s/whole", root);
     place(prompts_file, "prompts.jsonl");
@@ -47,37 +45,12 @@ static int make_whole(void **state)
     return 0;
 }
 
-static int remove_whole(void **state)
-{
-    (void)state;
-    folder_remove(root);
-    return 0;
-}
-
-/* One image of folder a, as prompt i there, against one of folder b, as prompt j there: pixels and latent. */
-static void same_image(const char *a, int i, const char *b, int j, uint64_t seed, int k)
-{
-    struct dl_png p = images_png(a, i, seed, k), q = images_png(b, j, seed, k);
-    assert_int_equal(p.w, q.w);
-    assert_int_equal(p.h, q.h);
-    if (memcmp(p.rgb, q.rgb, (size_t)p.w * (size_t)p.h * 3))
-        fail_msg("prompt %d, seed %d, layer %d: %s and %s differ", i, (int)seed, k, a, b);
-    dl_png_close(&p), dl_png_close(&q);
-    struct st_file *f = images_latents(a), *g = images_latents(b);
-    const struct st_tensor *x = images_latent(f, i, seed, k), *y = images_latent(g, j, seed, k);
-    assert_int_equal(x->bytes, y->bytes);
-    if (memcmp(x->data, y->data, (size_t)x->bytes))
-        fail_msg("prompt %d, seed %d, layer %d: latents of %s and %s differ, by %.2e", i, (int)seed, k, a, b,
-                 images_error(x->data, y->data, x->bytes / 4));
-    st_close(f), st_close(g);
-}
-
 /* A folder that shows all that `other` shows. */
 static void same_folder(const char *dir, const char *other)
 {
     for (int i = 0; i < PROMPTS; i++)
         for (int s = 0; s < SEEDS; s++)
-            for (int k = 0; k < LAYERS; k++) same_image(dir, i, other, i, seeds[s], k);
+            for (int k = 0; k < LAYERS; k++) images_same(dir, i, other, i, seeds[s], k);
 }
 
 /* Otherwise every identity would hold for a program that draws one picture only. */
@@ -88,12 +61,11 @@ static void test_images_differ(void **state)
     int n = 0;
     for (int i = 0; i < PROMPTS; i++)
         for (int s = 0; s < SEEDS; s++)
-            for (int k = 0; k < LAYERS; k++) all[n++] = images_png(whole, i, seeds[s], k);
+            for (int k = 0; k < LAYERS; k++) all[n++] = images_png(whole, "images", i, seeds[s], k);
     for (int i = 0; i < n; i++)
         for (int j = 0; j < i; j++) {
             /* at k = 0 the common first tokens of two prompts are all that there is, and still the rest differs */
-            if (!memcmp(all[i].rgb, all[j].rgb, (size_t)all[i].w * (size_t)all[i].h * 3))
-                fail_msg("images %d and %d are the same", i, j);
+            if (images_equal(&all[i], &all[j])) fail_msg("images %d and %d are the same", i, j);
         }
     for (int i = 0; i < n; i++) dl_png_close(&all[i]);
 }
@@ -109,7 +81,7 @@ static void test_layer_by_layer(void **state)
         run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompts", prompts_file, "--seeds", "17,42", "--layers",
                  layer, "--out", dir);
         for (int i = 0; i < PROMPTS; i++)
-            for (int s = 0; s < SEEDS; s++) same_image(whole, i, dir, i, seeds[s], k);
+            for (int s = 0; s < SEEDS; s++) images_same(whole, i, dir, i, seeds[s], k);
     }
 }
 
@@ -124,8 +96,8 @@ static void test_prompt_by_prompt(void **state)
             place(dir, name);
             run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompt", prompts[i], "--negative", negatives[i],
                      "--seed", seed, "--layers", "2,4", "--out", dir);
-            same_image(whole, i, dir, 0, seeds[s], 2);
-            same_image(whole, i, dir, 0, seeds[s], 4);
+            images_same(whole, i, dir, 0, seeds[s], 2);
+            images_same(whole, i, dir, 0, seeds[s], 4);
         }
 }
 
@@ -146,17 +118,7 @@ static void test_replay(void **state)
              "--layers", "3", "--out", a);
     run_well(root, "replay", SETTINGS, "--dtype", "f32", "--snapshots", states, "--norm", "off", "--guidance", "1",
              "--layers", "3", "--out", b);
-    same_image(a, 0, b, 1, 17, 3);
-}
-
-static bool has_bf16(void)
-{
-    const struct dl_backend *be;
-    struct dl_ctx *ctx;
-    must(cpu_open(&be, &ctx, &(struct dl_cpu_opts){.threads = 1}, e));
-    bool yes = be->supports(ctx, DL_BF16);
-    be->close(ctx);
-    return yes;
+    images_same(a, 0, b, 1, 17, 3);
 }
 
 static void test_batches_and_threads(void **state)
@@ -177,10 +139,7 @@ static void test_batches_and_threads(void **state)
 static void test_batches_bf16(void **state)
 {
     (void)state;
-    if (!has_bf16()) {
-        print_message("skipped: this CPU has no bf16 arithmetic\n");
-        skip();
-    }
+    sweep_needs_bf16();
     char a[FOLDER_PATH + 32], b[FOLDER_PATH + 32];
     place(a, "bf16-1"), place(b, "bf16-7");
     run_well(root, "sweep", SETTINGS, WHOLE, "--dtype", "bf16", "--batch", "1", "--threads", "1", "--out", a);
@@ -281,9 +240,9 @@ static void test_sequential(void **state)
     st_close(f);
     hand_close(&h);
     /* The first layer has the seed's own noise, the others do not. */
-    same_image(dir, 0, whole, 0, 17, 3);
-    struct dl_png p = images_png(dir, 0, 17, 2), q = images_png(whole, 0, 17, 2);
-    assert_memory_not_equal(p.rgb, q.rgb, 64 * 64 * 3);
+    images_same(dir, 0, whole, 0, 17, 3);
+    struct dl_png p = images_png(dir, "images", 0, 17, 2), q = images_png(whole, "images", 0, 17, 2);
+    assert_false(images_equal(&p, &q));
     dl_png_close(&p), dl_png_close(&q);
     /* Batched, nothing changes. */
     char four[FOLDER_PATH + 32];
@@ -291,7 +250,7 @@ static void test_sequential(void **state)
     run_well(root, "sweep", SETTINGS, "--dtype", "f32", "--prompts", prompts_file, "--layers", "3,0,2", "--seed", "17",
              "--noise", "sequential", "--batch", "1", "--out", four);
     for (int i = 0; i < PROMPTS; i++)
-        for (int j = 0; j < 3; j++) same_image(dir, i, four, i, 17, order[j]);
+        for (int j = 0; j < 3; j++) images_same(dir, i, four, i, 17, order[j]);
 }
 
 /* ---- no allocation between steps ---- */
@@ -501,7 +460,7 @@ static void test_killed(void **state)
                 int k = long_layers[j];
                 char a[FOLDER_PATH + 200], b[FOLDER_PATH + 200], name[NAMES_MAX];
                 int64_t na, nb;
-                same_image(dir, i, once, i, 17, k);
+                images_same(dir, i, once, i, 17, k);
                 names_image(name, "images", i, 17, k); /* the files as well, settings included */
                 snprintf(a, sizeof a, "%s/%s", dir, name), snprintf(b, sizeof b, "%s/%s", once, name);
                 char *x = folder_read(a, &na), *y = folder_read(b, &nb);
@@ -589,7 +548,7 @@ static void test_rounds(void **state)
     must(manifest_close(m, e));
     assert_int_equal(r.calls, PROMPTS);
     for (int i = 0; i < PROMPTS; i++)
-        for (int j = 0; j < LAYERS; j++) same_image(dir, i, whole, i, seed, k[j]);
+        for (int j = 0; j < LAYERS; j++) images_same(dir, i, whole, i, seed, k[j]);
     free(im);
     json_decref(settings);
     pipe_close(r.p);
@@ -605,5 +564,5 @@ int main(void)
         cmocka_unit_test(test_sequential),          cmocka_unit_test(test_rounds),
         cmocka_unit_test(test_no_allocation),       cmocka_unit_test(test_killed),
     };
-    return cmocka_run_group_tests(tests, make_whole, remove_whole);
+    return cmocka_run_group_tests(tests, make_whole, root_remove);
 }

@@ -19,7 +19,7 @@ static void test_full_step(void **state)
     (void)state;
     char folder[FULL_PATH];
     full_checkpoint(folder);
-    full_unet_check("full-size SDXL, one step, one row", folder, "full_sdxl_step.safetensors", 1, 128);
+    full_unet_check("full-size SDXL, one step, one row", folder, "full_sdxl_step", 1, 128);
 }
 
 struct decode {

@@ -1,79 +1,36 @@
 /* The SDXL cell of the NNsight tutorial, run by NNsight itself on the tiny synthetic checkpoint
  * (tools/ref/sdxl_nnsight.py): the same pictures within 1 in any byte, norm on and off. */
-#include "tests/parity/images.h"
+#include "tests/parity/nnsight.h"
 
-enum { SEED = 17, BLOCKS = 5 };
+static const char *const models[] = {"sdxl"};
 
-static char root[FOLDER_PATH], model[FOLDER_PATH + 16];
-static struct st_file *ref;
+static int make_checkpoint(void **state) { return sweep_make(state, models, 1); }
 
-static int make_checkpoint(void **state)
+static void compare(const struct st_file *ref, const char *prefix, const char *norm)
 {
-    (void)state;
-    if (folder_make(root) < 0) return -1;
-    snprintf(model, sizeof model, "%s/sdxl", root);
-    run_well(root, "synth", "--like", "sdxl", "--out", model);
-    must(st_open(&ref, DLENS_SOURCE_DIR "/tests/parity/data/nnsight_sdxl.safetensors", e));
-    return 0;
-}
-
-static int remove_checkpoint(void **state)
-{
-    (void)state;
-    st_close(ref);
-    folder_remove(root);
-    return 0;
-}
-
-static const struct st_tensor *picture(const char *name, int block)
-{
-    char key[40];
-    snprintf(key, sizeof key, "%s.b%02d", name, block);
-    const struct st_tensor *t = st_find(ref, key);
-    if (!t) fail_msg("%s has no %s", st_file_path(ref), key);
-    return t;
-}
-
-static int farthest(const uint8_t *a, const uint8_t *b, int64_t n)
-{
-    int most = 0;
-    for (int64_t i = 0; i < n; i++)
-        if (abs(a[i] - b[i]) > most) most = abs(a[i] - b[i]);
-    return most;
-}
-
-static void compare(const char *name, const char *norm)
-{
-    char dir[FOLDER_PATH + 40];
-    snprintf(dir, sizeof dir, "%s/%s", root, name);
-    run_well(root, "sweep", "--model", model, "--prompt", st_meta(ref, "prompt"), "--text", "hf4", "--blocks", "0:4:2",
-             "--norm", norm, "--steps", "40", "--seed", "17", "--rng", "torch-cpu", "--dtype", "f32", "--threads", "2",
-             "--out", dir, "--quiet");
-    for (int block = 0; block < BLOCKS - 1; block += 2) {
-        const struct st_tensor *want = picture(name, block);
-        struct dl_png png = images_png(dir, 0, SEED, block + 1);
-        assert_int_equal(png.h, want->dim[0]);
-        assert_int_equal(png.w, want->dim[1]);
-        int most = farthest(png.rgb, want->data, want->bytes);
-        print_message("block %d, norm %s: bytes differ by %d at most\n", block, norm, most);
-        assert_true(most <= 1);
-        dl_png_close(&png);
-    }
+    const char *dir = in_root(norm);
+    run_well(root, "sweep", "--model", in_root(models[0]), "--prompt", st_meta(ref, "prompt"), "--text", "hf4",
+             "--blocks", "0:4:2", "--norm", norm, "--steps", "40", "--seed", "17", "--rng", "torch-cpu", "--dtype",
+             "f32", "--threads", "2", "--out", dir, "--quiet");
+    nnsight_compare(ref, prefix, 4, dir);
 }
 
 static void test_cell(void **state)
 {
     (void)state;
+    struct st_file *ref = ref_open("nnsight_sdxl");
     /* pictures that are alike would compare nothing */
-    const struct st_tensor *a = picture("norm", 0), *b = picture("norm", 2), *c = picture("bare", 2);
-    assert_true(farthest(a->data, b->data, a->bytes) > 5);
-    assert_true(farthest(c->data, b->data, a->bytes) > 3);
-    compare("norm", "on");
-    compare("bare", "off");
+    const struct st_tensor *a = nnsight_picture(ref, "norm.", 0), *b = nnsight_picture(ref, "norm.", 2),
+                           *c = nnsight_picture(ref, "bare.", 2);
+    assert_true(nnsight_farthest(a->data, b->data, a->bytes) > 5);
+    assert_true(nnsight_farthest(c->data, b->data, a->bytes) > 3);
+    compare(ref, "norm.", "on");
+    compare(ref, "bare.", "off");
+    st_close(ref);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_cell)};
-    return cmocka_run_group_tests(tests, make_checkpoint, remove_checkpoint);
+    return cmocka_run_group_tests(tests, make_checkpoint, root_remove);
 }

@@ -37,11 +37,9 @@ struct model {
 static struct model *model_open(const char *name)
 {
     struct model *m = calloc(1, sizeof *m);
-    char path[600];
     assert_non_null(m);
     if_unet_open(&m->u, &m->files, in_root(name));
-    snprintf(path, sizeof path, DLENS_SOURCE_DIR "/tests/parity/data/%s.safetensors", name);
-    must(st_open(&m->ref, path, e));
+    m->ref = ref_open(name);
     return m;
 }
 
