@@ -184,7 +184,7 @@ static void test_full_size(void **state)
     struct dl_err e = {0};
     if (cpu_open(&be, &ctx, &(struct dl_cpu_opts){.threads = 1}, &e) < 0) fail_msg("%s", e.msg);
     for (size_t i = 0; i < sizeof full / sizeof *full; i++) {
-        struct pipe *p;
+        struct pipe *p = NULL;
         struct counts c = {0};
         const char *dir = in_root("full");
         struct synth_opts o = {.like = full[i].like, .full = true, .hollow = true, .out = dir, .type = DL_BF16};
