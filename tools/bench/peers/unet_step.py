@@ -31,12 +31,20 @@ def time_mode(args, mode):
     x = torch.randn(args.rows, 4, args.latent, args.latent, generator=g).to(dtype).to(memory_format=torch.channels_last)
     width = unet.config.cross_attention_dim
     text = torch.randn(args.rows, 77, width, generator=g).to(dtype)
+    added = None
+    if unet.config.addition_embed_type == "text_time":  # SDXL
+        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        side = float(8 * args.latent)
+        added = {
+            "text_embeds": torch.randn(args.rows, pooled, generator=g).to(dtype),
+            "time_ids": torch.tensor([[side, side, 0, 0, side, side]] * args.rows).to(dtype),
+        }
     times = []
     with torch.inference_mode():
-        unet(x, 500, text)  # warm up, compile
+        unet(x, 500, text, added_cond_kwargs=added)  # warm up, compile
         for _ in range(args.runs):
             start = time.perf_counter()
-            unet(x, 500, text)
+            unet(x, 500, text, added_cond_kwargs=added)
             times.append((time.perf_counter() - start) * 1e3)
     return {"ms": [round(t, 1) for t in times], "median_ms": round(statistics.median(times), 1)}
 
