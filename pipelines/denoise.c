@@ -206,8 +206,8 @@ int dn_plan(struct pipe *p, const struct pipe_gen *g, struct pipe_plan *out, str
     struct pipe_plan *pl = &d->plan;
     *pl = (struct pipe_plan){0};
     d->gen = *g;
-    d->run.t = (uint8_t)g->type;
-    d->vae_type = (uint8_t)(g->vae_type >= 0 ? g->vae_type : g->type);
+    d->run.t = (uint8_t)(g->type == DL_E4M3 ? DL_BF16 : g->type);
+    d->vae_type = (uint8_t)(g->vae_type >= 0 ? g->vae_type : d->run.t);
     d->latent_h = g->height / unit, d->latent_w = g->width / unit;
     if (read_schedule(p, g, e) < 0) return -1;
     if (p->cls->plan_text && p->cls->plan_text(p, &pl->text_bytes, &pl->text_work_bytes, e) < 0) return -1;

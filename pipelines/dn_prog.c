@@ -56,7 +56,10 @@ void dn_prog_step(struct pipe *p, const struct dn_batch *b)
         dl_op_copy(r, (struct dl_copy){.x = dl_act_rows(d->lowres, 0, b->images),
                                        .y = dl_act_cols(x, d->latent_c, d->in_c - d->latent_c),
                                        .row = b->in_row});
+    r->e4m3 = d->gen.type == DL_E4M3; /* what is prepared once is not worth its error */
     d->net->step(p, b, x, eps);
+    r->e4m3 = false;
+    dl_tap(r, dl_act_cols(eps, 0, d->latent_c), "prediction");
     struct dl_sched_step s = {.table = d->table,
                               .eps = eps,
                               .u_row = b->u_row,

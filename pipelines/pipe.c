@@ -184,7 +184,7 @@ int pipe_noise(const struct pipe *p, struct dl_rng *g, int width, int height, in
     int64_t pixels = (int64_t)(width / p->latent_factor) * (height / p->latent_factor), c = p->latent_c;
     float *planes = malloc((size_t)(pixels * c) * sizeof *planes); /* torch's order: [c][h][w] */
     if (!planes) return dl_fail(e, DL_ENOMEM, "no memory for noise of %lld values", (long long)(pixels * c));
-    rng_normal(g, planes, pixels * c, type);
+    rng_normal(g, planes, pixels * c, type == DL_E4M3 ? DL_BF16 : type);
     int w = width / p->latent_factor, h = height / p->latent_factor;
     for (int y = 0; y < h; y++)
         for (int x = 0; x < w; x++)

@@ -106,7 +106,8 @@ struct pipe_gen {
     int width, height, steps;
     float guidance;
     enum sched_kind scheduler;   /* SCHED_FILE: the folder's own */
-    int type;                    /* enum dl_type of activations and weights in denoiser and VAE */
+    int type;                    /* enum dl_type of activations and weights in denoiser and VAE; DL_E4M3: bf16, and the
+                                    denoiser's products of each step in e4m3 (engine/e4m3.h) */
     int batch;                   /* 0: choose */
     int64_t reserved_bytes;      /* of the backend's memory, that others will take */
     int64_t images;              /* how many there are at most to batch: bounds the batch */

@@ -1,4 +1,4 @@
-#include "tools/gen.h"
+#include "tools/measure.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -6,15 +6,19 @@
 #include <string.h>
 
 static const char help[] =
-    "usage: dlens inspect DIR [--size WxH] [--dtype NAME] [--batch N] [--json]\n"
+    "usage: dlens inspect DIR [--size WxH] [--dtype NAME] [--batch N] [--measure] [--json]\n"
     "\n"
     "What a model folder holds: components, tensors, parameters; every tensor that is missing, extra or mis-shaped;\n"
-    "the layers under all their names; and what a sweep over all layers would need. Nothing is loaded.\n"
+    "the layers under all their names; and what a sweep over all layers would need. Nothing is loaded, but:\n"
     "\n"
     "  DIR                folder in diffusers layout, or a hub id that lies in the local Hugging Face cache\n"
     "  --size, --dtype, --batch, --steps, --upscale, --max-tokens, --resident, --device, --threads   as for dlens "
     "sweep\n"
+    "  --measure          one evaluation of the denoiser in f32 and in --dtype (bf16, f16 or e4m3) with the folder's own\n"
+    "                     weights: the error of the prediction, and of every block; small unless --size says otherwise\n"
     "  --json             one JSON object on stdout        --quiet       errors only\n";
+
+enum { INSPECT_MEASURE = GEN_END };
 
 static const struct option options[] = {CLI_OPTIONS,
                                         {"size", required_argument, NULL, GEN_SIZE},
@@ -24,7 +28,13 @@ static const struct option options[] = {CLI_OPTIONS,
                                         {"upscale", required_argument, NULL, GEN_UPSCALE},
                                         {"max-tokens", required_argument, NULL, GEN_MAX_TOKENS},
                                         {"resident", required_argument, NULL, GEN_RESIDENT},
+                                        {"measure", no_argument, NULL, INSPECT_MEASURE},
                                         {0}};
+
+struct inspect_args {
+    struct gen_args gen;
+    bool measure;
+};
 
 struct inspect {
     struct cli *cli;
@@ -100,7 +110,8 @@ static void aliases(const struct pipe *p)
 
 static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
 {
-    struct gen_args *a = user;
+    const struct inspect_args *args = user;
+    const struct gen_args *a = &args->gen;
     struct gen_model m = {0};
     struct prompts ps = {0};
     struct range r = {0};
@@ -122,6 +133,10 @@ static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
     rc = pipe_check(m.pipe, part, &i, e);
     if (!c->json && i.told > FAULTS_TOLD) printf("  and %d more (--json lists all)\n", i.told - FAULTS_TOLD);
     if (rc < 0) goto done;
+    if (args->measure) {
+        rc = measure_run(c, a, &m, e);
+        goto done;
+    }
     if (m.pipe->upscales) {
         json_object_set_new(c->result, "upscales", json_integer(m.pipe->upscales));
         if (!c->json)
@@ -146,16 +161,17 @@ done:
 
 static int take(void *user, int v, struct dl_err *e)
 {
-    struct gen_args *a = user;
-    if (v != CLI_FILE) return gen_take(a, v, e);
-    a->model = optarg;
+    struct inspect_args *a = user;
+    if (v == INSPECT_MEASURE) return a->measure = true, 0;
+    if (v != CLI_FILE) return gen_take(&a->gen, v, e);
+    a->gen.model = optarg;
     return 0;
 }
 
 int cmd_inspect(int argc, char **argv)
 {
-    struct gen_args a;
-    gen_defaults(&a);
+    struct inspect_args a = {0};
+    gen_defaults(&a.gen);
     return cli_main(
         argc, argv,
         &(struct cli_main){

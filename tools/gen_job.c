@@ -125,13 +125,13 @@ static int read_crop(const struct gen_args *a, struct pipe_gen *g, struct dl_err
     return dl_fail(e, DL_EUSAGE, "--crop %s: expected X,Y in pixels, such as 0,0", a->crop);
 }
 
-/* The type that an option names, `otherwise` for auto (or none). */
-static int pick_type(const char *option, const char *text, const struct pipe *p, int otherwise, int *type,
+/* The type that an option names, one of the first n; `otherwise` for auto (or none). */
+static int pick_type(const char *option, const char *text, int n, const struct pipe *p, int otherwise, int *type,
                      struct dl_err *e)
 {
     static const char *const names[] = {"auto", "f32", "bf16", "f16", "e4m3"};
     static const int types[] = {0, DL_F32, DL_BF16, DL_F16, DL_E4M3};
-    int i = cli_choice(option, text ? text : "auto", 5, names, e);
+    int i = cli_choice(option, text ? text : "auto", n, names, e);
     if (i < 0) return -1;
     *type = i ? types[i] : otherwise;
     if (i && !p->be->supports(p->ctx, types[i]))
@@ -161,8 +161,8 @@ int gen_job(const struct gen_args *a, const struct gen_model *m, const struct pr
     struct pipe_lens lens;
     int kind = SCHED_FILE, type, vae_type;
     if (gen_lens(a, p, &lens, e) < 0 ||
-        pick_type("--dtype", a->dtype, p, p->be->supports(p->ctx, DL_BF16) ? DL_BF16 : DL_F32, &type, e) < 0 ||
-        pick_type("--vae-dtype", a->vae_dtype, p, -1, &vae_type, e) < 0)
+        pick_type("--dtype", a->dtype, 5, p, p->be->supports(p->ctx, DL_BF16) ? DL_BF16 : DL_F32, &type, e) < 0 ||
+        pick_type("--vae-dtype", a->vae_dtype, 4, p, -1, &vae_type, e) < 0)
         return -1;
     if (range_parse(r, a->layers ? a->layers : "1:", a->layers && a->blocks ? RANGE_BLOCKS : RANGE_LAYERS,
                     p->encoder[lens.encoder].blocks, e) < 0)
