@@ -1,7 +1,7 @@
 /* e4m3.h: matrix products in 8 bits: which ones, and how their operands are rounded.
  *
- * A run opened with DL_E4M3 keeps its activations in bf16 (run.t) and does those products of which dl_e4m3_takes says so
- * (run.e4m3) on operands of one byte: each row of the weight (one output channel) and each pixel's channels of x are
+ * A run opened with DL_E4M3 keeps its activations in bf16 (run.t) and does those products of which dl_e4m3_takes says
+ * so (run.e4m3) on operands of one byte: each row of the weight (one output channel) and each pixel's channels of x are
  * scaled so that their largest value becomes 448, and rounded to e4m3; sums are f32, the scales return with the sum:
  *
  *   y[m][o] = epi(sx[m] sw[o] sum_k qx[m][k] qw[o][k])
@@ -23,8 +23,8 @@ bool dl_e4m3_takes(const struct dl_run *r, const struct dl_gemm *a);
 static inline float dl_e4m3_gain(float amax) { return amax > 1e-30f ? 448.0f / amax : 0; }
 static inline float dl_e4m3_scale(float amax) { return amax / 448.0f; }
 
-/* q [n] = the row v [n] quantised; returns its scale. dl_e4m3_round leaves the rounded values, still to be multiplied by
- * the scale, in v. A NaN stays one. */
+/* q [n] = the row v [n] quantised; returns its scale. dl_e4m3_round leaves the rounded values, still to be multiplied
+ * by the scale, in v. A NaN stays one. */
 float dl_e4m3_row(uint8_t *q, const float *v, int64_t n);
 float dl_e4m3_round(float *v, int64_t n);
 

@@ -1,8 +1,9 @@
 /* cuda.h: the CUDA backend, for NVIDIA GPUs of compute capability 8.0 and later.
  *
- * f16, bf16 and f32 run, sums in f32 always; from compute capability 8.9 on also e4m3 (engine/e4m3.h), by cuBLASLt. Matrix products go to cuBLASLt where it has the epilogue that is asked
- * for; everything else is hand-written (kernels.h, igemm.h). All work is enqueued on one stream; entries of the op
- * table return at once, and faults of kernels come up at the next sync or download.
+ * f16, bf16 and f32 run, sums in f32 always; from compute capability 8.9 on also e4m3 (engine/e4m3.h), by cuBLASLt.
+ * Matrix products go to cuBLASLt where it has the epilogue that is asked for; everything else is hand-written
+ * (kernels.h, igemm.h). All work is enqueued on one stream; entries of the op table return at once, and faults of
+ * kernels come up at the next sync or download.
  *
  * Memory: what a run needs comes out of its arena, workspaces included. Outside it the backend holds two pinned staging
  * buffers, the step index, and small immutable copies of host arrays (row maps, sampler tables).
@@ -18,9 +19,9 @@
 #include "engine/run.h"
 
 struct dl_cuda_opts {
-    int device;        /* index as CUDA counts, CUDA_VISIBLE_DEVICES respected */
-    bool no_libraries; /* our own kernels alone, no cuBLASLt: for tests and benchmarks */
-    bool no_tuning;    /* the library's first proposal, no timing, no cache file */
+    int device;          /* index as CUDA counts, CUDA_VISIBLE_DEVICES respected */
+    bool no_libraries;   /* our own kernels alone, no cuBLASLt: for tests and benchmarks */
+    bool no_tuning;      /* the library's first proposal, no timing, no cache file */
     int64_t piece_bytes; /* of f32 sums that a product in e4m3 keeps at once; 0: 64 MiB */
 };
 

@@ -224,8 +224,7 @@ static cublasStatus_t product_open(struct product *p, const struct dl_gemm *g, c
 static cublasStatus_t scales(struct product *p, const float *sw, const float *sx)
 {
     int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
-    cublasStatus_t s =
-        cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode);
+    cublasStatus_t s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof mode);
     if (s == CUBLAS_STATUS_SUCCESS)
@@ -241,8 +240,7 @@ static cublasStatus_t product_open_e4m3(struct product *p, const struct cuda_lt_
     *p = (struct product){.w = g->w, .x = g->x, .y = g->y, .y_bytes = y_bytes};
     snprintf(p->key, sizeof p->key, "e4m3-%s out%lld in%lld m%lld ld%lld%s%s", dl_type_name(g->y_t), (long long)g->out,
              (long long)g->in, (long long)g->m, (long long)g->ld, g->bias ? " bias" : "", g->sx ? " scales" : "");
-    cublasStatus_t s =
-        describe(p, g->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT, g->bias, DL_BF16);
+    cublasStatus_t s = describe(p, g->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT, g->bias, DL_BF16);
     if (s == CUBLAS_STATUS_SUCCESS && g->sx) s = scales(p, g->sw, g->sx);
     if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->a, DL_E4M3, g->in, g->out, g->in, 1, 0);
     if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->b, DL_E4M3, g->in, g->m, g->in, 1, 0);
@@ -251,8 +249,8 @@ static cublasStatus_t product_open_e4m3(struct product *p, const struct cuda_lt_
     return s;
 }
 
-static cublasStatus_t launch(const struct dl_ctx *c, const struct product *p, void *y,
-                             const cublasLtMatmulAlgo_t *algo, void *workspace)
+static cublasStatus_t launch(const struct dl_ctx *c, const struct product *p, void *y, const cublasLtMatmulAlgo_t *algo,
+                             void *workspace)
 {
     const float one = 1, beta = p->res ? 1 : 0;
     return cublasLtMatmul(c->blas->handle, p->op, &one, p->w, p->a, p->x, p->b, &beta, p->res ? p->res : y, p->c, y,
