@@ -18,8 +18,6 @@
 #include "engine/err.h"
 #include "engine/op.h"
 
-#include <signal.h>
-
 enum dl_mode { DL_DRY, DL_EAGER, DL_CAPTURE };
 
 /* What a model run costs by its arithmetic; a multiply-add counts 2. */
@@ -92,8 +90,9 @@ struct dl_run {
     struct dl_account account;
     struct dl_err err;        /* sticky */
     struct dl_stream *stream; /* where dl_stage gets weights from; NULL: all are loaded. Borrowed */
-    /* When it becomes non-zero the next dl_stage ends an eager run with DL_EINTERRUPT; NULL: nothing does. */
-    const volatile sig_atomic_t *stop;
+    /* Called by dl_stage in eager runs, before it waits; may end the run by r->err. NULL: nothing. */
+    void (*at_stage)(void *user, struct dl_run *r, int stage);
+    void *stage_user;
 
     const char *variant; /* set by the backend's entry: what it chose for the op under way */
     struct dl_log *log;  /* [n_log] kept when log_on; owned, see dl_run_close */

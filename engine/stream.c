@@ -309,7 +309,7 @@ static void enter(struct dl_stream *s, struct dl_run *r, int stage)
 void dl_stage(struct dl_run *r, int i)
 {
     struct dl_stream *s = r->stream;
-    if (r->stop && *r->stop && r->mode == DL_EAGER) dl_fail(&r->err, DL_EINTERRUPT, "interrupted");
+    if (r->at_stage && r->mode == DL_EAGER && dl_run_ok(r)) r->at_stage(r->stage_user, r, i);
     if (!s || dl_run_is_dry(r) || !dl_run_ok(r)) return;
     if (r->mode == DL_CAPTURE) {
         dl_fail(&r->err, DL_EFAIL, "stage %d: a program with streamed weights cannot be recorded", i);

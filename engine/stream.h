@@ -64,7 +64,7 @@ void dl_stream_close(struct dl_stream *s);
 
 /* The ops that follow use stage i, and no longer the one before. Waits until it is ready. Nothing happens in a dry run
  * and in runs without a stream; a stage out of the announced order, or in a recording, is the run's error. With or
- * without a stream, this is where r->stop ends a run. */
+ * without a stream, r->at_stage is called. */
 void dl_stage(struct dl_run *r, int i);
 
 #endif

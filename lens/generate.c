@@ -126,6 +126,15 @@ static void tell(void *user, int step, int steps)
                     g->step_batch);
 }
 
+static void tell_part(void *user, int step, int steps, double part)
+{
+    struct making *g = user;
+    (void)steps;
+    if (g->pr && g->pr->part)
+        g->pr->part(g->pr->user, g->done, g->n_images, g->steps_before + step, g->plan->evaluations + up_steps(g),
+                    g->step_batch, part);
+}
+
 static bool wanted(const struct making *g, int64_t i)
 {
     return !manifest_is_done(g->m, i) || (g->latents && !latents_has(g->latents, &g->image[i]));
@@ -256,7 +265,7 @@ static int make_batch(struct making *g, const int64_t *list, int n, struct dl_er
                                     .rng = &g->rng[i]};
         if (noise_of(g, list[i], im[i].rng, im[i].latent, e) < 0) return -1;
     }
-    const struct pipe_progress pr = {.step = tell, .user = g, .stop = g->pr ? g->pr->stop : NULL};
+    const struct pipe_progress pr = {.step = tell, .part = tell_part, .user = g, .stop = g->pr ? g->pr->stop : NULL};
     if (pipe_denoise(g->p, im, n, &pr, e) < 0) return -1;
     if (g->up && enlarge(g, list, im, n, e) < 0) return -1;
     for (int i = 0; !g->up && i < n; i++)

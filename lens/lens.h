@@ -96,6 +96,8 @@ int lens_plan(struct pipe *p, struct lens_job *job, struct pipe_plan *out, struc
 struct lens_progress {
     /* images finished of all (resumed ones counted), and the step under way */
     void (*tell)(void *user, int64_t done, int64_t images, int step, int steps, int batch);
+    /* the same within a long step: `part` (0..1) is done of the one after `step`; may be NULL */
+    void (*part)(void *user, int64_t done, int64_t images, int step, int steps, int batch, double part);
     void *user;
     const volatile sig_atomic_t *stop;
 };

@@ -397,6 +397,21 @@ static int run_steps(struct pipe *p, const struct pipe_image *im, int n, const s
     return 0;
 }
 
+/* A step of a large model can take minutes: told of, and ended, between the stages of its network. */
+struct watch {
+    const struct pipe_progress *pr;
+    const struct dn *d;
+    int stages;
+    bool host; /* ops are done when they return */
+};
+
+static void at_stage(void *user, struct dl_run *r, int stage)
+{
+    const struct watch *w = user;
+    if (stopped(w->pr, &r->err) < 0 || !w->host || !w->pr->part) return;
+    w->pr->part(w->pr->user, r->step, w->d->table->n, (double)stage / w->stages);
+}
+
 int dn_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e)
 {
     struct dn *d = p->dn;
@@ -410,9 +425,10 @@ int dn_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_p
     }
     if (d->noise.p && !(noise = malloc((size_t)bytes))) return dl_fail(e, DL_ENOMEM, "no memory for a step's noise");
     int rc = dn_steps_begin(p, e);
-    d->run.stop = pr ? pr->stop : NULL; /* a step of a large model can take minutes */
+    struct watch w = {pr, d, dl_stream_sizes(d->net->weights(p)).stages, !p->be->lanes};
+    if (pr) d->run.at_stage = at_stage, d->run.stage_user = &w;
     if (rc == 0) rc = run_steps(p, im, n, pr, noise, e);
-    d->run.stop = NULL;
+    d->run.at_stage = NULL;
     dn_steps_end(p);
     free(noise);
     for (int i = 0; i < n && rc == 0; i++)

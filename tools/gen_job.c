@@ -358,7 +358,8 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
                  manifest_n_lost(m));
 
     progress_open(&bar, g->cli);
-    struct lens_progress pr = {.tell = progress_tell, .user = &bar, .stop = g->stop};
+    bar.decoding = (double)g->plan->decode_flops * g->plan->batch / (double)(g->plan->step_flops + 1);
+    struct lens_progress pr = {.tell = progress_tell, .part = progress_part, .user = &bar, .stop = g->stop};
     int rc = lens_generate(g->pipe, g->job, g->plan, &g->source, m, g->args->out, &pr, e);
     double median, least;
     progress_step_ms(&bar, &median, &least);

@@ -10,8 +10,13 @@ enum { BAR = 24 };
 
 void progress_open(struct progress *p, const struct cli *c)
 {
-    *p = (struct progress){
-        .cli = c, .terminal = isatty(STDERR_FILENO), .from = -1, .start = cli_seconds(c), .last = -1, .step_start = -1};
+    *p = (struct progress){.cli = c,
+                           .terminal = isatty(STDERR_FILENO),
+                           .from = -1,
+                           .start = cli_seconds(c),
+                           .last = -1,
+                           .decoding = 2,
+                           .step_start = -1};
 }
 
 /* Steps follow each other without a pause, so one ends where the next begins. */
@@ -42,15 +47,14 @@ void progress_step_ms(struct progress *p, double *median, double *least)
     *median = p->step_ms[p->n_steps / 2], *least = p->step_ms[0];
 }
 
-void progress_tell(void *user, int64_t done, int64_t images, int step, int steps, int batch)
+/* inner: the part that is done of the step after `step`; < 0 when `step` has just ended. */
+static void show(struct progress *p, int64_t done, int64_t images, int step, int steps, int batch, double inner)
 {
-    struct progress *p = user;
-    double now = cli_seconds(p->cli);
+    double now = cli_seconds(p->cli), at = inner > 0 ? step + inner : step;
     bool image = !steps;
-    time_step(p, now, step);
     if (steps) p->ready = done + batch, p->steps = steps;
-    /* Images under way count by their steps, of which decoding is taken to be two more. */
-    double part = p->ready > done ? (double)(p->ready - done) * (steps ? step : p->steps) / (p->steps + 2) : 0;
+    /* Images under way count by their steps, and by decoding. */
+    double part = p->ready > done ? (double)(p->ready - done) * (steps ? at : p->steps) / (p->steps + p->decoding) : 0;
     if (p->from < 0) p->from = (double)done + part, p->told = image ? done - 1 : done, p->start = now;
     if (p->cli->quiet) return;
     if (p->terminal ? !image && now - p->last < 0.1 : done == p->told && now - p->last < 30) return;
@@ -64,9 +68,10 @@ void progress_tell(void *user, int64_t done, int64_t images, int step, int steps
     bar[BAR] = 0;
     int n = snprintf(line, sizeof line, "%s%s%simage %" PRId64 "/%" PRId64, p->terminal ? "[" : "",
                      p->terminal ? bar : "", p->terminal ? "] " : "", done, images);
-    if (steps && batch == 1) n += snprintf(line + n, sizeof line - (size_t)n, ", step %d/%d of the next", step, steps);
-    if (steps && batch > 1)
-        n += snprintf(line + n, sizeof line - (size_t)n, ", step %d/%d of the next %d", step, steps, batch);
+    if (steps) n += snprintf(line + n, sizeof line - (size_t)n, ", step %d/%d", inner < 0 ? step : step + 1, steps);
+    if (steps && inner >= 0) n += snprintf(line + n, sizeof line - (size_t)n, " (%.0f %%)", 100 * inner);
+    if (steps && batch == 1) n += snprintf(line + n, sizeof line - (size_t)n, " of the next");
+    if (steps && batch > 1) n += snprintf(line + n, sizeof line - (size_t)n, " of the next %d", batch);
     if (made > 0 && done < images) snprintf(line + n, sizeof line - (size_t)n, ", %s left", cli_duration(rest, left));
     int width = (int)strlen(line);
     if (p->terminal)
@@ -75,6 +80,18 @@ void progress_tell(void *user, int64_t done, int64_t images, int step, int steps
         fprintf(stderr, "%s\n", line);
     fflush(stderr);
     p->width = width, p->last = now, p->told = done, p->shown = true;
+}
+
+void progress_tell(void *user, int64_t done, int64_t images, int step, int steps, int batch)
+{
+    struct progress *p = user;
+    time_step(p, cli_seconds(p->cli), step);
+    show(p, done, images, step, steps, batch, -1);
+}
+
+void progress_part(void *user, int64_t done, int64_t images, int step, int steps, int batch, double part)
+{
+    show(user, done, images, step, steps, batch, part);
 }
 
 void progress_close(struct progress *p)

@@ -11,6 +11,7 @@ struct progress {
     double from;        /* images at the first call, those under way in part; -1 before it */
     int64_t ready;      /* images whose steps are done once those under way are */
     int steps;          /* of one image */
+    double decoding;    /* what decoding takes, in steps; 2, for the caller to know better */
     int64_t told;       /* images at the last plain line */
     int width;          /* of the line that is to be overwritten */
     double step_start;  /* when the step under way began; < 0 outside of steps */
@@ -21,6 +22,8 @@ struct progress {
 void progress_open(struct progress *p, const struct cli *c);
 /* Signature of lens_progress.tell. */
 void progress_tell(void *user, int64_t done, int64_t images, int step, int steps, int batch);
+/* Signature of lens_progress.part. */
+void progress_part(void *user, int64_t done, int64_t images, int step, int steps, int batch, double part);
 /* Median and least time of one evaluation in milliseconds; 0 when none was timed. A batch's first step, which shares
  * more work than the others, is left out. */
 void progress_step_ms(struct progress *p, double *median, double *least);

@@ -258,8 +258,8 @@ static void test_streamed(void **state)
 }
 
 struct stopper {
-    volatile sig_atomic_t now;
-    int after; /* taps since then */
+    int now, after; /* stop; taps since then */
+    int stages;     /* that were announced */
 };
 
 static void stop_listen(void *user, struct dl_run *r, const char *name, dl_act a)
@@ -268,6 +268,13 @@ static void stop_listen(void *user, struct dl_run *r, const char *name, dl_act a
     (void)r, (void)a;
     s->after += s->now;
     if (!strcmp(name, "transformer_blocks.0.image")) s->now = 1;
+}
+
+static void stop_stage(void *user, struct dl_run *r, int stage)
+{
+    struct stopper *s = user;
+    assert_int_equal(stage, s->stages++);
+    if (s->now) dl_fail(&r->err, DL_EINTERRUPT, "interrupted");
 }
 
 /* A long step ends behind the block that it is in. */
@@ -292,11 +299,12 @@ static void test_stopped(void **state)
     int64_t peak = r.arena.peak_bytes;
     void *arena = net_alloc(&mc, peak);
     dl_run_bind(&r, arena, peak);
-    r.stop = &s.now, r.tap = stop_listen, r.tap_user = &s;
+    r.at_stage = stop_stage, r.stage_user = &s, r.tap = stop_listen, r.tap_user = &s;
     steps(&r, &j);
     assert_int_equal(dl_run_check(&r, &e), -1);
     assert_int_equal(e.code, DL_EINTERRUPT);
     assert_int_equal(s.after, 0);
+    assert_int_equal(s.stages, 2);
     net_free(&mc, arena);
     job_close(&j);
     pairs_free(&mc, y);
