@@ -13,9 +13,7 @@ int enc_clip_open(struct enc_clip *c, struct pipe *p, const char *folder, const 
     int rc = clip_bpe_open(&c->bpe, dir, e);
     free(dir);
     if (rc < 0) return -1;
-    if (clip_bpe_vocab_size(c->bpe) > c->cfg.vocab)
-        return dl_fail(e, DL_EINPUT, "%s/%s: %d tokens, the text encoder has embeddings for %d", p->dir.path, tokenizer,
-                       clip_bpe_vocab_size(c->bpe), c->cfg.vocab);
+    if (enc_check_vocab(p, tokenizer, clip_bpe_vocab_size(c->bpe), c->cfg.vocab, e) < 0) return -1;
     c->tokens = clip_bpe_max_length(c->bpe) < c->cfg.positions ? clip_bpe_max_length(c->bpe) : c->cfg.positions;
     return 0;
 }
@@ -77,23 +75,7 @@ int enc_clip_plan(struct enc_clip *c, struct pipe *p, struct dl_err *e)
 static int make_ready(struct enc_clip *c, struct pipe *p, int64_t bytes, struct dl_err *e)
 {
     if (dl_run_check(&c->run, e) < 0 || dl_run_load(&c->run, &c->clip.weights, e) < 0) return -1;
-    if (bytes > c->work_bytes) {
-        if (c->work) p->be->free(p->ctx, c->work);
-        c->work = NULL, c->work_bytes = 0;
-        if (p->be->alloc(p->ctx, bytes, &c->work, e) < 0) return -1;
-        c->work_bytes = bytes;
-    }
-    dl_run_bind(&c->run, c->work, c->work_bytes);
-    c->run.tap = p->tap, c->run.tap_user = p->tap_user;
-    return 0;
-}
-
-static int fetch(struct pipe *p, dl_act a, float **out, struct dl_err *e)
-{
-    int64_t bytes = dl_act_bytes(a);
-    *out = malloc((size_t)bytes);
-    if (!*out) return dl_fail(e, DL_ENOMEM, "no memory for hidden states of %lld bytes", (long long)bytes);
-    return p->be->download(p->ctx, *out, a.p, bytes, e);
+    return enc_work_bind(&c->work, p, &c->run, bytes, e);
 }
 
 int enc_clip_tokens(const struct enc_clip *c, const struct pipe *p, const char *text, struct token_list *t,
@@ -105,27 +87,17 @@ int enc_clip_tokens(const struct enc_clip *c, const struct pipe *p, const char *
 int enc_clip_encode(struct enc_clip *c, struct pipe *p, const char *text, struct text_states *st, struct dl_err *e)
 {
     struct token_list t = {0};
+    const struct pipe_encoder facts = enc_clip_facts(c);
     *st = (struct text_states){0};
-    if (enc_clip_tokens(c, p, text, &t, e) < 0) return -1;
-    *st = (struct text_states){.encoder = c->folder,
-                               .blocks = c->cfg.layers,
-                               .tokens = c->tokens,
-                               .width = c->cfg.width,
-                               .ids = t.ids,
-                               .eos = t.eos,
-                               .truncated = t.truncated};
-    t.ids = NULL, t.truncated = NULL; /* now the states' */
-    token_list_free(&t);
-    st->mask = malloc((size_t)c->tokens);
-    if (!st->mask) return dl_fail(e, DL_ENOMEM, "no memory for a token mask");
-    memset(st->mask, 1, (size_t)c->tokens);
+    if (enc_clip_tokens(c, p, text, &t, e) < 0 || enc_describe(st, &facts, &t, c->tokens, e) < 0) return -1;
 
     dl_act states, final;
     if (!c->plan_bytes && enc_clip_plan(c, p, e) < 0) return -1;
     if (make_ready(c, p, c->plan_bytes, e) < 0) return -1;
     prog_encode(c, st->ids, &states, &final);
     if (dl_run_check(&c->run, e) < 0 || p->be->sync(p->ctx, e) < 0) return -1;
-    return fetch(p, states, &st->hidden, e) < 0 || fetch(p, final, &st->final, e) < 0 ? -1 : 0;
+    if (p->be->download(p->ctx, st->hidden, states.p, dl_act_bytes(states), e) < 0) return -1;
+    return p->be->download(p->ctx, st->final, final.p, dl_act_bytes(final), e);
 }
 
 int enc_clip_norm(struct enc_clip *c, struct pipe *p, const float *state, float *out, struct dl_err *e)
@@ -175,8 +147,8 @@ int enc_clip_pooled(struct enc_clip *c, struct pipe *p, const float *state, int 
 
 void enc_clip_drop(struct enc_clip *c, struct pipe *p)
 {
-    if (c->work) p->be->free(p->ctx, c->work);
-    c->work = NULL, c->work_bytes = c->plan_bytes = 0;
+    enc_work_free(&c->work, p);
+    c->plan_bytes = 0;
     clip_close(&c->clip);
     net_close(&c->net);
 }

@@ -8,7 +8,7 @@
 #define DL_ENC_CLIP_H
 
 #include "pipelines/clip.h"
-#include "pipelines/net.h"
+#include "pipelines/enc.h"
 
 struct enc_clip {
     const char *folder; /* component, "text_encoder" */
@@ -18,9 +18,8 @@ struct enc_clip {
     struct clip clip;
     struct net net;
     struct dl_run run;
-    void *work;         /* states [(N + 1)][1][tokens][width] at the arena's low end */
-    int64_t work_bytes; /* that are there */
-    int64_t plan_bytes; /* what encoding needs; 0: not measured yet */
+    struct enc_work work; /* states [(N + 1)][1][tokens][width] at the arena's low end */
+    int64_t plan_bytes;   /* what encoding needs; 0: not measured yet */
 };
 
 /* Reads configs and vocabulary of the components `folder` and `tokenizer`, which stay the caller's; no weights. */

@@ -33,10 +33,7 @@ int enc_t5_open(struct enc_t5 *c, struct pipe *p, const char *folder, const char
     int rc = t5_tokens_open(&c->tok, dir, e);
     free(dir);
     if (rc < 0) return -1;
-    if (t5_tokens_vocab_size(c->tok) > c->cfg.vocab)
-        return dl_fail(e, DL_EINPUT, "%s/%s: %d tokens, the text encoder has embeddings for %d", p->dir.path, tokenizer,
-                       t5_tokens_vocab_size(c->tok), c->cfg.vocab);
-    return 0;
+    return enc_check_vocab(p, tokenizer, t5_tokens_vocab_size(c->tok), c->cfg.vocab, e);
 }
 
 void enc_t5_close(struct enc_t5 *c, struct pipe *p)
@@ -118,49 +115,18 @@ int64_t enc_t5_weight_bytes(const struct enc_t5 *c)
     return c->streamed ? c->sizes.streamed_bytes : c->sizes.resident_bytes;
 }
 
-/* Binds the run to `bytes` of memory. */
-static int bind_work(struct enc_t5 *c, struct pipe *p, int64_t bytes, struct dl_err *e)
-{
-    if (bytes > c->work_bytes) {
-        if (c->work) p->be->free(p->ctx, c->work);
-        c->work = NULL, c->work_bytes = 0;
-        if (p->be->alloc(p->ctx, bytes, &c->work, e) < 0) return -1;
-        c->work_bytes = bytes;
-    }
-    dl_run_bind(&c->run, c->work, c->work_bytes);
-    c->run.tap = p->tap, c->run.tap_user = p->tap_user;
-    return 0;
-}
-
 int enc_t5_tokens(const struct enc_t5 *c, const char *text, struct token_list *t, struct dl_err *e)
 {
     return t5_tokens_run(c->tok, text, strlen(text), c->tokens, t, e);
 }
 
 /* Everything about a text but what the encoder computes. */
-static int describe(struct enc_t5 *c, const char *text, struct text_states *st, struct dl_err *e)
+static int describe(const struct enc_t5 *c, const char *text, struct text_states *st, struct dl_err *e)
 {
     struct token_list t = {0};
+    const struct pipe_encoder facts = enc_t5_facts(c);
     if (enc_t5_tokens(c, text, &t, e) < 0) return -1;
-    *st = (struct text_states){.encoder = c->folder,
-                               .blocks = c->cfg.layers,
-                               .tokens = c->tokens,
-                               .width = c->cfg.width,
-                               .ids = t.ids,
-                               .eos = t.eos,
-                               .truncated = t.truncated};
-    t.ids = NULL, t.truncated = NULL; /* now the states' */
-    int told = c->masked ? t.n_pieces : c->tokens;
-    token_list_free(&t);
-    int64_t bytes = (int64_t)c->tokens * c->cfg.width * (int64_t)sizeof(float);
-    st->mask = calloc((size_t)c->tokens, 1);
-    st->hidden = malloc((size_t)(bytes * (c->cfg.layers + 1)));
-    st->final = malloc((size_t)bytes);
-    if (!st->mask || !st->hidden || !st->final)
-        return dl_fail(e, DL_ENOMEM, "no memory for hidden states of %lld bytes",
-                       (long long)(bytes * (c->cfg.layers + 2)));
-    memset(st->mask, 1, (size_t)told);
-    return 0;
+    return enc_describe(st, &facts, &t, c->masked ? t.n_pieces : c->tokens, e);
 }
 
 /* Results of n texts to their places. */
@@ -185,7 +151,7 @@ static int pass(struct enc_t5 *c, struct pipe *p, const int32_t *ids, const uint
     if (c->plan_texts < n && enc_t5_plan(c, p, n, e) < 0) return -1;
     if (!c->streamed && dl_run_load(&c->run, &c->t5.weights, e) < 0) return -1;
     if (c->streamed && !c->stream && dl_stream_open(&c->stream, &c->run, &c->t5.weights, 0, e) < 0) return -1;
-    if (bind_work(c, p, c->plan_bytes, e) < 0) return -1;
+    if (enc_work_bind(&c->work, p, &c->run, c->plan_bytes, e) < 0) return -1;
     c->run.stream = c->stream;
     if (c->stream && dl_stream_begin(c->stream, 0, t5_stages(c->cfg.layers), 1, e) < 0) return -1;
     prog_encode(c, ids, c->masked ? mask : NULL, n, &states, &final);
@@ -289,7 +255,7 @@ int enc_t5_norm(struct enc_t5 *c, struct pipe *p, const float *state, float *out
     dl_act x = norm_input(c);
     t5_final(&c->run, &c->t5, x, x);
     if (dl_run_check(&c->run, e) < 0 || dl_run_load_unstaged(&c->run, &c->t5.weights, e) < 0) return -1;
-    if (bind_work(c, p, c->run.arena.peak_bytes, e) < 0) return -1;
+    if (enc_work_bind(&c->work, p, &c->run, c->run.arena.peak_bytes, e) < 0) return -1;
     x = norm_input(c);
     if (!x.p || p->be->upload(p->ctx, x.p, state, bytes, e) < 0) return -1;
     t5_final(&c->run, &c->t5, x, x);
@@ -302,8 +268,8 @@ void enc_t5_drop(struct enc_t5 *c, struct pipe *p)
     forget_ahead(c);
     dl_stream_close(c->stream);
     c->stream = c->run.stream = NULL;
-    if (c->work) p->be->free(p->ctx, c->work);
-    c->work = NULL, c->work_bytes = c->plan_bytes = 0, c->plan_texts = 0;
+    enc_work_free(&c->work, p);
+    c->plan_bytes = 0, c->plan_texts = 0;
     t5_close(&c->t5);
     net_close(&c->net);
 }

@@ -9,7 +9,7 @@
 #define DL_ENC_T5_H
 
 #include "loaders/t5_tokens.h"
-#include "pipelines/net.h"
+#include "pipelines/enc.h"
 #include "pipelines/t5.h"
 
 struct enc_t5 {
@@ -27,8 +27,7 @@ struct enc_t5 {
     struct net net;
     struct dl_run run;
     struct dl_stream *stream;
-    void *work; /* states [(N + 1) n][1][tokens][width] of n texts at the arena's low end */
-    int64_t work_bytes;
+    struct enc_work work; /* states [(N + 1) n][1][tokens][width] of n texts at the arena's low end */
 
     /* Texts that will come (owned), and those of them whose states are there already. */
     char **ahead;
