@@ -353,7 +353,7 @@ static int one_step(struct pipe *p, const struct pipe_image *im, int n, int k, s
     struct step st = {p, &b};
     struct dl_replay once = {0};
     int32_t *key = d->rows + 7 * d->plan.batch, used = 0;
-    int32_t *parts[] = {b.in_row, b.c_row, b.lat_row, b.kv_row, b.u_row};
+    int32_t *parts[] = {b.in_row, b.c_row, b.lat_row, b.cond_row, b.u_row};
     int counts[] = {b.latents, b.images, b.rows, b.rows, b.u_row ? b.images : 0};
     key[used++] = b.images, key[used++] = b.rows, key[used++] = d->conds;
     for (int i = 0; i < 5; i++)

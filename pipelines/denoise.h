@@ -16,9 +16,9 @@
 
 struct dn_batch {
     int images, latents, rows;
-    int32_t *in_row;           /* [latents]: image whose latent it is */
-    int32_t *lat_row, *kv_row; /* [rows]: latent; condition */
-    int32_t *u_row, *c_row;    /* [images]; u_row NULL without guidance */
+    int32_t *in_row;             /* [latents]: image whose latent it is */
+    int32_t *lat_row, *cond_row; /* [rows]: latent; condition */
+    int32_t *u_row, *c_row;      /* [images]; u_row NULL without guidance */
 };
 
 /* What a model adds. p->dn is the phase, p->impl the model. */
@@ -32,7 +32,7 @@ struct dn_net {
     void (*lay_out)(struct pipe *p);
     /* What depends on the steps alone; once after loading. NULL: nothing does. */
     void (*steps)(struct pipe *p);
-    /* What depends on the conditions; once for each group. text f32 [conds][1][tokens][width], pooled f32
+    /* What depends on the conditions; once for each group. text [conds][1][tokens][width] of the run's type, pooled f32
      * [conds][1][1][pooled] (p NULL where the model has none). */
     void (*conditions)(struct pipe *p, dl_act text, dl_act pooled);
     /* Both or neither. Weights that `conditions` alone uses, in stages that it goes through once (FLUX's modulation, a
@@ -99,6 +99,9 @@ void dn_unload(struct pipe *p);
 int dn_conditions(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err *e);
 int dn_denoise(struct pipe *p, struct pipe_image *im, int n, const struct pipe_progress *pr, struct dl_err *e);
 int dn_decode(struct pipe *p, const float *latent, uint8_t *rgb, const struct pipe_progress *pr, struct dl_err *e);
+
+/* x in the run's type, at the arena's high end where it has another. */
+dl_act dn_cast(struct dl_run *r, dl_act x);
 
 /* The programs (dn_prog.c). Row maps of a batch of n images for the first step, where equal noise is shared, or any
  * other; x3 [n][h][w][3] may end as pixels in rgb. */

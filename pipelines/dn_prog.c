@@ -1,11 +1,19 @@
 /* The programs of the denoising phase; each is run dry to be measured and then for real. */
 #include "pipelines/denoise.h"
 
+dl_act dn_cast(struct dl_run *r, dl_act x)
+{
+    if (r->t == x.t) return x;
+    dl_act y = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c);
+    dl_op_copy(r, (struct dl_copy){.x = x, .y = y});
+    return y;
+}
+
 void dn_prog_conditions(struct pipe *p, dl_act text, dl_act pooled)
 {
     struct dl_run *r = &p->dn->run;
     struct dl_mark m = dl_arena_mark(&r->arena);
-    p->dn->net->conditions(p, text, pooled);
+    p->dn->net->conditions(p, dn_cast(r, text), pooled);
     dl_arena_release(&r->arena, m);
 }
 
@@ -19,7 +27,7 @@ struct dn_batch dn_batch_of(struct pipe *p, const struct pipe_image *im, int n, 
     b.u_row = at, at += d->plan.batch;
     b.c_row = at, at += d->plan.batch;
     b.lat_row = at, at += 2 * d->plan.batch;
-    b.kv_row = at;
+    b.cond_row = at;
     first = first && !d->lowres.p; /* an upscaler's images differ in their other half */
     for (int i = 0; i < n; i++) {
         int l = b.latents;
@@ -31,13 +39,13 @@ struct dn_batch dn_batch_of(struct pipe *p, const struct pipe_image *im, int n, 
     for (int i = 0; guided && i < n; i++) { /* unconditional rows, one for every (latent, negative) */
         int u = b.rows;
         for (int j = 0; first && j < b.rows; j++)
-            if (b.lat_row[j] == b.c_row[i] && b.kv_row[j] == im[i].negative) u = j;
-        if (u == b.rows) b.lat_row[u] = b.c_row[i], b.kv_row[u] = im[i].negative, b.rows++;
+            if (b.lat_row[j] == b.c_row[i] && b.cond_row[j] == im[i].negative) u = j;
+        if (u == b.rows) b.lat_row[u] = b.c_row[i], b.cond_row[u] = im[i].negative, b.rows++;
         b.u_row[i] = u;
     }
     for (int i = 0; i < n; i++) {
         int c = b.rows++;
-        b.lat_row[c] = b.c_row[i], b.kv_row[c] = im[i].cond, b.c_row[i] = c;
+        b.lat_row[c] = b.c_row[i], b.cond_row[c] = im[i].cond, b.c_row[i] = c;
     }
     if (!guided) b.u_row = NULL;
     return b;

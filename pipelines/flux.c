@@ -228,7 +228,7 @@ static dl_vec pick_mod(struct dl_run *r, const struct flux *f, const struct flux
         return all;
     }
     dl_act mine = dl_act_hi(r, DL_F32, rows->n, 1, 1, (int32_t)f->table_width);
-    dl_op_pick(r, (struct dl_pick){.table = all, .row = rows->text_row, .y = mine});
+    dl_op_pick(r, (struct dl_pick){.table = all, .row = rows->cond_row, .y = mine});
     return rows_vec(mine);
 }
 
@@ -256,7 +256,7 @@ void flux_step(struct dl_run *r, struct flux *f, dl_act x, const struct flux_row
     p.norm = dl_act_hi(r, r->t, rows->n, 1, all, d);
     p.qkv = dl_act_hi(r, r->t, rows->n, 1, all, 3 * d);
     p.mod = pick_mod(r, f, rows);
-    dl_op_copy(r, (struct dl_copy){.x = rows->text, .y = span(p.h, 0, tokens), .row = rows->text_row});
+    dl_op_copy(r, (struct dl_copy){.x = rows->text, .y = span(p.h, 0, tokens), .row = rows->cond_row});
     embed_image(&p, dl_act_tokens(x), rows);
     for (int i = 0; i < f->cfg.doubles; i++) run_double(&p, i);
     for (int i = 0; i < f->cfg.singles; i++) run_single(&p, i);

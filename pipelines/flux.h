@@ -103,7 +103,7 @@ int64_t flux_table_bytes(const struct flux *f, int steps, int conds);
 struct flux_rows {
     int n;                   /* R */
     const int32_t *lat_row;  /* host [R]: rows of x */
-    const int32_t *text_row; /* host [R]: rows of text, and of the table where it has more than one condition */
+    const int32_t *cond_row; /* host [R]: rows of text, and of the table where it has more than one condition */
     dl_act text;             /* as flux_text left it */
     const float *table;      /* as flux_steps left it */
     int steps, table_conds;  /* of the table; one condition serves all rows */

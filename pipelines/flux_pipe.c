@@ -11,9 +11,6 @@ static int flux_tokens(struct pipe *p, int encoder, const char *text, struct tok
     return encoder ? enc_t5_tokens(&s->t5, text, t, e) : enc_clip_tokens(&s->clip, p, text, t, e);
 }
 
-/* State k of one encoder, host [tokens][width]. */
-static float *state_of(const struct text_states *st, int k) { return st->hidden + (int64_t)k * st->tokens * st->width; }
-
 static int encode_clip(struct pipe *p, const char *text, struct text_states *st, struct dl_err *e)
 {
     struct flux_pipe *s = p->impl;
@@ -84,8 +81,8 @@ static int seen_text(struct pipe *p, const struct text_states *st, const struct 
 {
     struct flux_pipe *s = p->impl;
     bool studied = l && l->encoder == 1;
-    const float *from = studied ? state_of(st, k) : st->final;
-    if (studied ? l->norm : !from) return enc_t5_norm(&s->t5, p, studied ? from : state_of(st, st->blocks), out, e);
+    const float *from = studied ? enc_state(st, k) : st->final;
+    if (studied ? l->norm : !from) return enc_t5_norm(&s->t5, p, studied ? from : enc_state(st, st->blocks), out, e);
     memcpy(out, from, (size_t)st->tokens * (size_t)st->width * sizeof *out);
     return 0;
 }
@@ -95,7 +92,7 @@ static int seen_pooled(struct pipe *p, const struct text_states *st, const struc
 {
     struct flux_pipe *s = p->impl;
     bool studied = l && l->encoder == 0;
-    const float *from = state_of(st, studied ? k : st->blocks);
+    const float *from = enc_state(st, studied ? k : st->blocks);
     int64_t at = (int64_t)st->eos * st->width;
     size_t bytes = (size_t)st->width * sizeof *out;
     if (!studied && st->pooled) {
@@ -222,21 +219,13 @@ static int group(struct pipe *p, const struct pipe_cond *c, int n, struct dl_err
     return 1;
 }
 
-static dl_act cast(struct dl_run *r, dl_act x)
-{
-    if (r->t == DL_F32) return x;
-    dl_act y = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c);
-    dl_op_copy(r, (struct dl_copy){.x = x, .y = y});
-    return y;
-}
-
 static void prog_conditions(struct pipe *p, dl_act text, dl_act pooled)
 {
     struct flux_pipe *s = p->impl;
     struct dl_run *r = &s->dn.run;
-    flux_text(r, &s->flux, cast(r, text), dl_act_rows(s->text, 0, text.n));
+    flux_text(r, &s->flux, text, dl_act_rows(s->text, 0, text.n));
     if (s->table_ready) return;
-    dl_act rows = cast(r, dl_act_rows(pooled, 0, rows_for(s, pooled.n)));
+    dl_act rows = dn_cast(r, dl_act_rows(pooled, 0, rows_for(s, pooled.n)));
     flux_steps(r, &s->flux, s->times, s->dn.table->n, &s->guide, rows, s->table);
     s->table_ready = !dl_run_is_dry(r) && dl_run_ok(r);
 }
@@ -247,7 +236,7 @@ static void prog_step(struct pipe *p, const struct dn_batch *b, dl_act x, dl_act
     flux_step(&s->dn.run, &s->flux, x,
               &(struct flux_rows){.n = b->rows,
                                   .lat_row = b->lat_row,
-                                  .text_row = b->kv_row,
+                                  .cond_row = b->cond_row,
                                   .text = dl_act_rows(s->text, 0, s->dn.conds),
                                   .table = s->table,
                                   .steps = s->dn.table->n,
@@ -275,19 +264,13 @@ static const struct dn_net net = {.open = open_transformer,
 
 /* ---- the whole ---- */
 
-static int flux_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files),
-                      void *user, struct dl_err *e)
+static int flux_check(struct pipe *p, net_listener *part, void *user, struct dl_err *e)
 {
     struct flux_pipe *s = p->impl;
-    int rc = enc_clip_bind(&s->clip, p, e);
-    if (s->clip.net.files) part(user, "text_encoder", s->clip.net.files);
-    rc |= enc_t5_bind(&s->t5, p, e);
-    if (s->t5.net.files) part(user, "text_encoder_2", s->t5.net.files);
-    rc |= open_transformer(p, e);
-    if (s->net.files) part(user, "transformer", s->net.files);
-    rc |= dn_open_vae(p, e);
-    if (s->dn.vae_net.files) part(user, "vae", s->dn.vae_net.files);
-    return rc;
+    int rc = net_tell(&s->clip.net, enc_clip_bind(&s->clip, p, e), part, user);
+    rc |= net_tell(&s->t5.net, enc_t5_bind(&s->t5, p, e), part, user);
+    rc |= net_tell(&s->net, open_transformer(p, e), part, user);
+    return rc | net_tell(&s->dn.vae_net, dn_open_vae(p, e), part, user);
 }
 
 /* That the parts fit each other. */

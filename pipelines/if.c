@@ -52,10 +52,9 @@ static int if_condition(struct pipe *p, const struct text_states st[PIPE_ENCODER
                         struct pipe_cond *c, struct dl_err *e)
 {
     struct pipe_if *s = p->impl;
-    int64_t n = (int64_t)c->tokens * c->width;
-    const float *state = st[0].hidden + (l ? k : st[0].blocks) * n;
+    const float *state = enc_state(st, l ? k : st[0].blocks);
     if (!l || l->norm) return enc_t5_norm(&s->enc, p, state, c->text, e);
-    memcpy(c->text, state, (size_t)n * sizeof *state);
+    memcpy(c->text, state, (size_t)c->tokens * (size_t)c->width * sizeof *state);
     return 0;
 }
 
@@ -103,13 +102,8 @@ static void prog_conditions(struct pipe *p, dl_act text, dl_act pooled)
     static const float level[] = {IF_NOISE_LEVEL};
     struct pipe_if *s = p->impl;
     struct dl_run *r = &s->dn.run;
-    dl_act x = text;
     (void)pooled;
-    if (r->t != DL_F32) {
-        x = dl_act_hi(r, r->t, text.n, 1, text.w, text.c);
-        dl_op_copy(r, (struct dl_copy){.x = text, .y = x});
-    }
-    unet_if_text(r, &s->unet, x, s->kv, s->emb);
+    unet_if_text(r, &s->unet, text, s->kv, s->emb);
     unet_if_steps(r, &s->unet, s->dn.times, s->dn.table->n, p->upscales ? level : NULL, s->emb, text.n, s->table);
 }
 
@@ -119,7 +113,7 @@ static void prog_step(struct pipe *p, const struct dn_batch *b, dl_act x, dl_act
     unet_if_step(&s->dn.run, &s->unet, x,
                  &(struct unet_if_rows){.n = b->rows,
                                         .lat_row = b->lat_row,
-                                        .cond_row = b->kv_row,
+                                        .cond_row = b->cond_row,
                                         .kv = s->kv,
                                         .conds = s->dn.conds,
                                         .tokens = p->cond_tokens,
@@ -173,18 +167,11 @@ static void if_lowres(const struct pipe *p, int w, int h, const float *small, co
 
 /* ---- the whole ---- */
 
-static int if_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user,
-                    struct dl_err *e)
+static int if_check(struct pipe *p, net_listener *part, void *user, struct dl_err *e)
 {
     struct pipe_if *s = p->impl;
-    int rc = 0;
-    if (!p->upscales) {
-        rc = enc_t5_bind(&s->enc, p, e);
-        if (s->enc.net.files) part(user, "text_encoder", s->enc.net.files);
-    }
-    rc |= open_unet(p, e);
-    if (s->unet_net.files) part(user, "unet", s->unet_net.files);
-    return rc;
+    int rc = p->upscales ? 0 : net_tell(&s->enc.net, enc_t5_bind(&s->enc, p, e), part, user);
+    return rc | net_tell(&s->unet_net, open_unet(p, e), part, user);
 }
 
 /* What both stages have in common; `upscales` 0 for stage I. */

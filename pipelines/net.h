@@ -4,7 +4,10 @@
 
 #include "pipelines/pipe.h"
 
+#include <stdlib.h>
+
 struct net {
+    const char *part; /* component, "unet" */
     struct st_set *files;
     bool ready; /* bound */
 };
@@ -16,6 +19,10 @@ typedef int net_binder(void *user, struct bind *b, struct dl_err *e);
  * failure n->files tells whether the files could be opened. */
 int net_open(struct net *n, struct pipe *p, const char *part, struct dl_wset *set, net_binder *bind, void *user,
              struct dl_err *e);
+/* For a class's check, after net_open gave rc: tells the listener of the network if its files could be opened. Returns
+ * rc. */
+typedef void net_listener(void *user, const char *part, const struct st_set *files);
+int net_tell(const struct net *n, int rc, net_listener *part, void *user);
 /* Unmaps; the network's weights must be closed before. */
 void net_close(struct net *n);
 

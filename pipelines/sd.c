@@ -24,10 +24,9 @@ static int sd_condition(struct pipe *p, const struct text_states st[PIPE_ENCODER
                         struct pipe_cond *c, struct dl_err *e)
 {
     struct sd *s = p->impl;
-    int64_t n = (int64_t)c->tokens * c->width;
-    const float *state = st[0].hidden + (l ? k : st[0].blocks) * n;
+    const float *state = enc_state(st, l ? k : st[0].blocks);
     if (!l || l->norm) return enc_clip_norm(&s->enc, p, state, c->text, e);
-    memcpy(c->text, state, (size_t)n * sizeof *state);
+    memcpy(c->text, state, (size_t)c->tokens * (size_t)c->width * sizeof *state);
     return 0;
 }
 
@@ -41,127 +40,38 @@ static int sd_plan_text(struct pipe *p, int64_t *weight_bytes, int64_t *work_byt
 
 static void sd_drop_text(struct pipe *p) { enc_clip_drop(&((struct sd *)p->impl)->enc, p); }
 
-/* ---- denoiser ---- */
-
-static int bind_unet(void *user, struct bind *b, struct dl_err *e)
-{
-    struct sd *s = user;
-    return unet_bind(&s->unet, &s->unet_cfg, b, e);
-}
-
-static int open_unet(struct pipe *p, struct dl_err *e)
-{
-    struct sd *s = p->impl;
-    return net_open(&s->unet_net, p, "unet", &s->unet.weights, bind_unet, s, e);
-}
-
-static struct dl_wset *weights(struct pipe *p) { return &((struct sd *)p->impl)->unet.weights; }
-
-static void lay_out(struct pipe *p)
-{
-    struct sd *s = p->impl;
-    struct dl_run *r = &s->dn.run;
-    s->kv = dl_arena_lo(&r->arena, unet_kv_bytes(&s->unet, s->dn.gen.conds, p->cond_tokens, r->t));
-    s->steps = dl_arena_lo(&r->arena, unet_table_bytes(&s->unet, s->dn.table->n));
-}
-
-static void prog_steps(struct pipe *p)
-{
-    struct sd *s = p->impl;
-    unet_steps(&s->dn.run, &s->unet, s->dn.times, s->dn.table->n, s->steps);
-}
-
-static void prog_conditions(struct pipe *p, dl_act text, dl_act pooled)
-{
-    struct sd *s = p->impl;
-    struct dl_run *r = &s->dn.run;
-    dl_act x = text;
-    (void)pooled;
-    if (r->t != DL_F32) {
-        x = dl_act_hi(r, r->t, text.n, 1, text.w, text.c);
-        dl_op_copy(r, (struct dl_copy){.x = text, .y = x});
-    }
-    unet_text(r, &s->unet, x, s->kv);
-}
-
-static void prog_step(struct pipe *p, const struct dn_batch *b, dl_act x, dl_act eps)
-{
-    struct sd *s = p->impl;
-    unet_step(&s->dn.run, &s->unet, x,
-              &(struct unet_rows){.n = b->rows,
-                                  .lat_row = b->lat_row,
-                                  .kv_row = b->kv_row,
-                                  .kv = s->kv,
-                                  .kv_rows = s->dn.conds,
-                                  .tokens = p->cond_tokens,
-                                  .table = s->steps},
-              eps);
-}
-
-static void close_unet(struct pipe *p)
-{
-    struct sd *s = p->impl;
-    unet_close(&s->unet);
-    net_close(&s->unet_net);
-}
-
-static const struct dn_net net = {.open = open_unet,
-                                  .weights = weights,
-                                  .lay_out = lay_out,
-                                  .steps = prog_steps,
-                                  .conditions = prog_conditions,
-                                  .step = prog_step,
-                                  .close = close_unet};
-
 /* ---- the whole ---- */
 
-static int sd_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files), void *user,
-                    struct dl_err *e)
+static int sd_check(struct pipe *p, net_listener *part, void *user, struct dl_err *e)
 {
     struct sd *s = p->impl;
-    int rc = enc_clip_bind(&s->enc, p, e);
-    if (s->enc.net.files) part(user, "text_encoder", s->enc.net.files);
-    rc |= open_unet(p, e);
-    if (s->unet_net.files) part(user, "unet", s->unet_net.files);
-    rc |= dn_open_vae(p, e);
-    if (s->dn.vae_net.files) part(user, "vae", s->dn.vae_net.files);
-    return rc;
+    int rc = net_tell(&s->enc.net, enc_clip_bind(&s->enc, p, e), part, user);
+    rc |= net_tell(&s->den.net, dn_unet_net.open(p, e), part, user);
+    return rc | net_tell(&s->den.dn.vae_net, dn_open_vae(p, e), part, user);
 }
 
 static int sd_open(struct pipe *p, struct dl_err *e)
 {
+    static const char *const parts[] = {"tokenizer", "text_encoder", "unet", "vae", "scheduler"};
     struct sd *s = p->impl = calloc(1, sizeof *s);
     if (!s) return dl_fail(e, DL_ENOMEM, "no memory for a model");
-    p->dn = &s->dn;
-    s->dn.net = &net, s->dn.sd_rules = s->dn.has_vae = true;
-    p->latent_patch = 1;
-    static const char *const parts[] = {"tokenizer", "text_encoder", "unet", "vae", "scheduler"};
+    dn_unet_init(&s->den, p);
+    s->den.dn.sd_rules = true;
     if (pipe_needs(p, parts, sizeof parts / sizeof *parts, e) < 0) return -1;
     if (enc_clip_open(&s->enc, p, "text_encoder", "tokenizer", e) < 0) return -1;
-    if (NET_CONFIG(p, "unet", "config.json", unet_config_read, &s->unet_cfg, e) < 0) return -1;
-    if (NET_CONFIG(p, "vae", "config.json", vae_config_read, &s->dn.vae_cfg, e) < 0) return -1;
-    if (dn_read_scheduler(p, e) < 0) return -1;
-    if (s->unet_cfg.pooled)
+    if (dn_unet_read(&s->den, p, e) < 0) return -1;
+    if (s->den.cfg.pooled)
         return dl_fail(e, DL_EINPUT, "%s: the UNet also takes a pooled text vector, which a %s does not have",
                        p->dir.path, p->cls->pipeline);
-    if (s->unet_cfg.cross_dim != s->enc.cfg.width)
+    if (s->den.cfg.cross_dim != s->enc.cfg.width)
         return dl_fail(e, DL_EINPUT, "%s: the UNet takes text of width %d, the text encoder gives %d", p->dir.path,
-                       s->unet_cfg.cross_dim, s->enc.cfg.width);
-    if (s->unet_cfg.in_c != s->dn.vae_cfg.latent_c || s->unet_cfg.out_c != s->unet_cfg.in_c)
-        return dl_fail(e, DL_EINPUT,
-                       "%s: the UNet has %d input and %d output channels where the VAE has %d latent ones; inpainting "
-                       "and image-to-image checkpoints cannot be run",
-                       p->dir.path, s->unet_cfg.in_c, s->unet_cfg.out_c, s->dn.vae_cfg.latent_c);
+                       s->den.cfg.cross_dim, s->enc.cfg.width);
 
     p->encoder[0] = enc_clip_facts(&s->enc);
     p->encoder[0].clip_skip = true;
     p->n_encoders = 1;
     p->cond_tokens = s->enc.tokens, p->cond_width = s->enc.cfg.width;
-    p->latent_c = s->dn.vae_cfg.latent_c, p->latent_factor = vae_factor(&s->dn.vae_cfg);
-    p->size_multiple = p->latent_factor;
-    p->def.width = p->def.height = s->unet_cfg.sample_size * p->latent_factor;
     p->def.steps = 50, p->def.guidance = 7.5f;
-    s->dn.in_c = s->unet_cfg.in_c, s->dn.out_c = s->unet_cfg.out_c;
     dn_open(p);
     return 0;
 }

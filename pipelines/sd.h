@@ -3,19 +3,12 @@
 #ifndef DL_SD_H
 #define DL_SD_H
 
-#include "pipelines/denoise.h"
+#include "pipelines/dn_unet.h"
 #include "pipelines/enc_clip.h"
-#include "pipelines/unet.h"
 
 struct sd {
     struct enc_clip enc;
-    struct dn dn;
-    struct unet_config unet_cfg;
-    struct unet unet;
-    struct net unet_net;
-    /* inside dn.keep: */
-    void *kv;
-    float *steps;
+    struct dn_unet den;
 };
 
 extern const struct pipe_class sd_class;

@@ -11,12 +11,6 @@ static int sdxl_tokens(struct pipe *p, int encoder, const char *text, struct tok
     return enc_clip_tokens(&s->enc[encoder], p, text, t, e);
 }
 
-/* State k of one encoder, host [tokens][width]. */
-static const float *state_of(const struct text_states *st, int k)
-{
-    return st->hidden + (int64_t)k * st->tokens * st->width;
-}
-
 /* One text through the second encoder, with its pooled vector. */
 static int encode_pooled(struct pipe *p, const char *text, struct text_states *st, struct dl_err *e)
 {
@@ -26,7 +20,7 @@ static int encode_pooled(struct pipe *p, const char *text, struct text_states *s
     st->pooled_width = width;
     st->pooled = malloc((size_t)width * sizeof *st->pooled);
     if (!st->pooled) return dl_fail(e, DL_ENOMEM, "no memory for a pooled vector");
-    return enc_clip_pooled(&s->enc[1], p, state_of(st, st->blocks - 1), st->eos, st->pooled, e);
+    return enc_clip_pooled(&s->enc[1], p, enc_state(st, st->blocks - 1), st->eos, st->pooled, e);
 }
 
 /* The pooled vector of "", computed once. */
@@ -64,7 +58,7 @@ static int seen_state(struct pipe *p, const struct text_states *st, const struct
 {
     struct sdxl *s = p->impl;
     bool studied = l && (l->both || l->encoder == q);
-    const float *state = state_of(st, studied ? pipe_depth(p, l->encoder, k, q) : st->blocks - 1);
+    const float *state = enc_state(st, studied ? pipe_depth(p, l->encoder, k, q) : st->blocks - 1);
     if (studied && l->norm) return enc_clip_norm(&s->enc[q], p, state, out, e);
     memcpy(out, state, (size_t)st->tokens * (size_t)st->width * sizeof *out);
     return 0;
@@ -77,7 +71,7 @@ static int seen_pooled(struct pipe *p, const struct text_states *st, const struc
 {
     struct sdxl *s = p->impl;
     bool studied = l && l->encoder == 1;
-    const float *have = st->pooled, *state = state_of(st, st->blocks - 1);
+    const float *have = st->pooled, *state = enc_state(st, st->blocks - 1);
     if (studied && l->pooled == PIPE_POOLED_LENS) have = NULL, state = seen;
     if (studied && l->pooled == PIPE_POOLED_EMPTY && !(have = st->pooled_empty))
         return dl_fail(e, DL_EUSAGE, "--pooled empty: these states come without the empty prompt's pooled vector");
@@ -120,106 +114,22 @@ static void sdxl_drop_text(struct pipe *p)
     for (int q = 0; q < 2; q++) enc_clip_drop(&s->enc[q], p);
 }
 
-/* ---- denoiser ---- */
-
-static int bind_unet(void *user, struct bind *b, struct dl_err *e)
-{
-    struct sdxl *s = user;
-    return unet_bind(&s->unet, &s->unet_cfg, b, e);
-}
-
-static int open_unet(struct pipe *p, struct dl_err *e)
-{
-    struct sdxl *s = p->impl;
-    return net_open(&s->unet_net, p, "unet", &s->unet.weights, bind_unet, s, e);
-}
-
-static struct dl_wset *weights(struct pipe *p) { return &((struct sdxl *)p->impl)->unet.weights; }
-
-static void lay_out(struct pipe *p)
-{
-    struct sdxl *s = p->impl;
-    struct dl_run *r = &s->dn.run;
-    int conds = s->dn.gen.conds;
-    s->kv = dl_arena_lo(&r->arena, unet_kv_bytes(&s->unet, conds, p->cond_tokens, r->t));
-    s->steps = dl_arena_lo(&r->arena, conds * unet_table_bytes(&s->unet, s->dn.table->n));
-}
-
-/* What the network is told of the picture: the size that is made, uncropped, unless the user says otherwise. */
-static void sizes_of(const struct pipe_gen *g, float sizes[UNET_SIZES])
-{
-    const int of[UNET_SIZES] = {
-        g->original_h ? g->original_h : g->height, g->original_w ? g->original_w : g->width, g->crop_y, g->crop_x,
-        g->target_h ? g->target_h : g->height,     g->target_w ? g->target_w : g->width};
-    for (int i = 0; i < UNET_SIZES; i++) sizes[i] = (float)of[i];
-}
-
-static void prog_conditions(struct pipe *p, dl_act text, dl_act pooled)
-{
-    struct sdxl *s = p->impl;
-    struct dl_run *r = &s->dn.run;
-    dl_act x = text;
-    if (r->t != DL_F32) {
-        x = dl_act_hi(r, r->t, text.n, 1, text.w, text.c);
-        dl_op_copy(r, (struct dl_copy){.x = text, .y = x});
-    }
-    unet_text(r, &s->unet, x, s->kv);
-    sizes_of(&s->dn.gen, s->sizes);
-    unet_steps_added(r, &s->unet, s->dn.times, s->dn.table->n, pooled, s->sizes, s->steps);
-}
-
-static void prog_step(struct pipe *p, const struct dn_batch *b, dl_act x, dl_act eps)
-{
-    struct sdxl *s = p->impl;
-    unet_step(&s->dn.run, &s->unet, x,
-              &(struct unet_rows){.n = b->rows,
-                                  .lat_row = b->lat_row,
-                                  .kv_row = b->kv_row,
-                                  .kv = s->kv,
-                                  .kv_rows = s->dn.conds,
-                                  .tokens = p->cond_tokens,
-                                  .table = s->steps,
-                                  .table_steps = s->dn.table->n},
-              eps);
-}
-
-static void close_unet(struct pipe *p)
-{
-    struct sdxl *s = p->impl;
-    unet_close(&s->unet);
-    net_close(&s->unet_net);
-}
-
-static const struct dn_net net = {.open = open_unet,
-                                  .weights = weights,
-                                  .lay_out = lay_out,
-                                  .conditions = prog_conditions,
-                                  .step = prog_step,
-                                  .close = close_unet};
-
 /* ---- the whole ---- */
 
-static int sdxl_check(struct pipe *p, void (*part)(void *user, const char *name, const struct st_set *files),
-                      void *user, struct dl_err *e)
+static int sdxl_check(struct pipe *p, net_listener *part, void *user, struct dl_err *e)
 {
     struct sdxl *s = p->impl;
     int rc = 0;
-    for (int q = 0; q < 2; q++) {
-        rc |= enc_clip_bind(&s->enc[q], p, e);
-        if (s->enc[q].net.files) part(user, s->enc[q].folder, s->enc[q].net.files);
-    }
-    rc |= open_unet(p, e);
-    if (s->unet_net.files) part(user, "unet", s->unet_net.files);
-    rc |= dn_open_vae(p, e);
-    if (s->dn.vae_net.files) part(user, "vae", s->dn.vae_net.files);
-    return rc;
+    for (int q = 0; q < 2; q++) rc |= net_tell(&s->enc[q].net, enc_clip_bind(&s->enc[q], p, e), part, user);
+    rc |= net_tell(&s->den.net, dn_unet_net.open(p, e), part, user);
+    return rc | net_tell(&s->den.dn.vae_net, dn_open_vae(p, e), part, user);
 }
 
-/* The networks' configs fit together. */
+/* UNet and encoders fit together. */
 static int check_shapes(const struct pipe *p, struct dl_err *e)
 {
     const struct sdxl *s = p->impl;
-    const struct unet_config *u = &s->unet_cfg;
+    const struct unet_config *u = &s->den.cfg;
     int text = s->enc[0].cfg.width + s->enc[1].cfg.width, pooled = s->enc[1].cfg.projection;
     if (!pooled)
         return dl_fail(e, DL_EINPUT,
@@ -238,29 +148,20 @@ static int check_shapes(const struct pipe *p, struct dl_err *e)
         if (s->enc[q].cfg.layers < 2)
             return dl_fail(e, DL_EINPUT, "%s/%s: an encoder of one block has no last block but one", p->dir.path,
                            s->enc[q].folder);
-    if (u->in_c != s->dn.vae_cfg.latent_c || u->out_c != u->in_c)
-        return dl_fail(e, DL_EINPUT,
-                       "%s: the UNet has %d input and %d output channels where the VAE has %d latent ones; inpainting "
-                       "and image-to-image checkpoints cannot be run",
-                       p->dir.path, u->in_c, u->out_c, s->dn.vae_cfg.latent_c);
     return 0;
 }
 
 static int sdxl_open(struct pipe *p, struct dl_err *e)
 {
-    struct sdxl *s = p->impl = calloc(1, sizeof *s);
-    if (!s) return dl_fail(e, DL_ENOMEM, "no memory for a model");
-    p->dn = &s->dn;
-    s->dn.net = &net, s->dn.has_vae = true;
-    p->latent_patch = 1;
     static const char *const parts[] = {"tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2",
                                         "unet",      "vae",         "scheduler"};
+    struct sdxl *s = p->impl = calloc(1, sizeof *s);
+    if (!s) return dl_fail(e, DL_ENOMEM, "no memory for a model");
+    dn_unet_init(&s->den, p);
     if (pipe_needs(p, parts, sizeof parts / sizeof *parts, e) < 0) return -1;
     if (enc_clip_open(&s->enc[0], p, "text_encoder", "tokenizer", e) < 0) return -1;
     if (enc_clip_open(&s->enc[1], p, "text_encoder_2", "tokenizer_2", e) < 0) return -1;
-    if (NET_CONFIG(p, "unet", "config.json", unet_config_read, &s->unet_cfg, e) < 0) return -1;
-    if (NET_CONFIG(p, "vae", "config.json", vae_config_read, &s->dn.vae_cfg, e) < 0) return -1;
-    if (dn_read_scheduler(p, e) < 0 || check_shapes(p, e) < 0) return -1;
+    if (dn_unet_read(&s->den, p, e) < 0 || check_shapes(p, e) < 0) return -1;
     p->zero_negative = cfg_bool(p->dir.index, "force_zeros_for_empty_prompt", true);
     if (cfg_check(p->dir.index, e) < 0) return -1;
 
@@ -271,13 +172,9 @@ static int sdxl_open(struct pipe *p, struct dl_err *e)
     p->encoder[1].pooled = s->enc[1].cfg.projection;
     p->n_encoders = 2, p->studied = 1;
     p->honours = PIPE_OTHER | PIPE_POOLED | PIPE_CROP | PIPE_BOTH;
-    p->cond_tokens = s->enc[0].tokens, p->cond_width = s->unet_cfg.cross_dim, p->cond_pooled = s->unet_cfg.pooled;
-    p->latent_c = s->dn.vae_cfg.latent_c, p->latent_factor = vae_factor(&s->dn.vae_cfg);
-    p->size_multiple = p->latent_factor;
-    p->def.width = p->def.height = s->unet_cfg.sample_size * p->latent_factor;
+    p->cond_tokens = s->enc[0].tokens, p->cond_width = s->den.cfg.cross_dim, p->cond_pooled = s->den.cfg.pooled;
     p->def.steps = 50, p->def.guidance = 5;
-    s->dn.in_c = s->unet_cfg.in_c, s->dn.out_c = s->unet_cfg.out_c;
-    s->dn.vae_overflows = s->dn.vae_cfg.force_upcast;
+    s->den.dn.vae_overflows = s->den.dn.vae_cfg.force_upcast;
     dn_open(p);
     return 0;
 }

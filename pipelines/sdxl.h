@@ -17,21 +17,13 @@
 #ifndef DL_SDXL_H
 #define DL_SDXL_H
 
-#include "pipelines/denoise.h"
+#include "pipelines/dn_unet.h"
 #include "pipelines/enc_clip.h"
-#include "pipelines/unet.h"
 
 struct sdxl {
     struct enc_clip enc[2];
     float *pooled_empty; /* of "" through encoder 2; NULL until it is asked for */
-    struct dn dn;
-    struct unet_config unet_cfg;
-    struct unet unet;
-    struct net unet_net;
-    float sizes[UNET_SIZES]; /* what the network is told of the picture */
-    /* inside dn.keep: */
-    void *kv;
-    float *steps; /* a step table for each condition */
+    struct dn_unet den;
 };
 
 extern const struct pipe_class sdxl_class;

@@ -6,18 +6,18 @@ struct pass {
     struct dl_run *r;
     struct unet *u;
     const struct unet_rows *rows;
-    dl_vec temb; /* [rows][temb_width], the step table's row of each row */
+    dl_vec temb; /* [rows][table_width], the step table's row of each row */
     struct unet_skips skips;
 };
 
-int64_t unet_kv_bytes(const struct unet *u, int rows, int tokens, int type)
+int64_t unet_kv_bytes(const struct unet *u, int conds, int tokens, int type)
 {
-    return u->kv_width * rows * tokens * dl_type_bytes(type);
+    return u->kv_width * conds * tokens * dl_type_bytes(type);
 }
 
-int64_t unet_table_bytes(const struct unet *u, int steps) { return u->temb_width * steps * dl_type_bytes(DL_F32); }
+int64_t unet_table_bytes(const struct unet *u, int steps) { return u->table_width * steps * dl_type_bytes(DL_F32); }
 
-/* K and V [kv_rows][1][tokens][2c] of one cross attention inside the K/V buffer. */
+/* K and V [conds][1][tokens][2c] of one cross attention inside the K/V buffer. */
 static dl_act kv_of(const struct unet_block *k, const void *kv, int c, int rows, int tokens, int type)
 {
     uint8_t *p = (uint8_t *)(uintptr_t)kv + k->kv_at * rows * tokens * dl_type_bytes(type);
@@ -48,10 +48,10 @@ static void resnet_rows(struct dl_run *r, struct unet_resnet *n, dl_act emb, dl_
                .x = emb, .y = dl_act_cols(all, (int32_t)n->temb_at, n->out), .w = &n->temb, .e = {.bias = &n->temb_b}});
 }
 
-/* table [emb.n][emb.w][temb_width]: every resnet's row from the activated embedding [n][1][steps][4 c0]. */
+/* table [emb.n][emb.w][table_width]: every resnet's row from the activated embedding [n][1][steps][4 c0]. */
 static void all_rows(struct dl_run *r, struct unet *u, dl_act emb, float *table)
 {
-    dl_act all = dl_act_at(table, DL_F32, emb.n, 1, emb.w, (int32_t)u->temb_width);
+    dl_act all = dl_act_at(table, DL_F32, emb.n, 1, emb.w, (int32_t)u->table_width);
     for (int i = 0; i < u->cfg.levels; i++) {
         for (int j = 0; j < u->down[i].n; j++) resnet_rows(r, &u->down[i].resnet[j], emb, all);
         for (int j = 0; j < u->up[i].n; j++) resnet_rows(r, &u->up[i].resnet[j], emb, all);
@@ -192,14 +192,14 @@ static void cross_attention(struct pass *p, const struct unet_attn *a, struct un
         layer_norm(r, all, norm, &k->ln2_g, &k->ln2_b);
         dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = q, .w = &k->q});
     }
-    dl_act kv = kv_of(k, p->rows->kv, c, p->rows->kv_rows, p->rows->tokens, r->t);
+    dl_act kv = kv_of(k, p->rows->kv, c, p->rows->conds, p->rows->tokens, r->t);
     dl_op_attn(r, (struct dl_attn){.q = q,
                                    .k = dl_act_cols(kv, 0, c),
                                    .v = dl_act_cols(kv, c, c),
                                    .y = norm,
                                    .heads = a->heads,
                                    .scale = 1 / sqrtf((float)(c / a->heads)),
-                                   .kv_row = p->rows->kv_row});
+                                   .kv_row = p->rows->cond_row});
     dl_op_gemm(r, (struct dl_gemm){.x = norm, .y = all, .w = &k->out2, .e = {.bias = &k->out2_b, .res = all}});
     dl_arena_release_hi(&r->arena, m);
 }
@@ -356,12 +356,12 @@ static dl_act run_up(struct pass *p)
 static dl_vec temb_of(struct pass *p)
 {
     const struct unet_rows *rows = p->rows;
-    int64_t width = p->u->temb_width;
+    int64_t width = p->u->table_width;
     if (!rows->table_steps) return (dl_vec){.p = rows->table, .ss = width, .t = DL_F32};
     dl_act picked = dl_act_hi(p->r, DL_F32, rows->n, 1, 1, (int32_t)width);
     dl_op_pick(p->r,
                (struct dl_pick){.table = {.p = rows->table, .rs = width * rows->table_steps, .ss = width, .t = DL_F32},
-                                .row = rows->kv_row,
+                                .row = rows->cond_row,
                                 .y = picked});
     return (dl_vec){.p = picked.p, .rs = width, .t = DL_F32};
 }

@@ -5,9 +5,9 @@
  * attention, once per text condition), unet_steps (the time embedding's row in every resnet, for all steps at once),
  * and unet_step, which alone sees the latent.
  *
- * Rows. A step computes R rows, each a (latent, text) pair: latent row lat_row[i], text row kv_row[i]. Conditional and
- * unconditional rows of one image have the same latent, so all that stands before the first cross attention
- * is computed once per latent and then expanded.
+ * Rows. A step computes R rows, each a (latent, text) pair: latent row lat_row[i], condition cond_row[i]. Conditional
+ * and unconditional rows of one image have the same latent, so all that stands before the first cross attention is
+ * computed once per latent and then expanded.
  *
  * SDXL adds a pooled text vector and six sizes to the time embedding, so its step table depends on the text condition
  * as well: one table for each condition, made by unet_steps_added in place of unet_steps. Of its network only the first
@@ -70,8 +70,8 @@ struct unet {
     struct unet_resnet mid_res[2];
     struct unet_attn mid_attn;
     struct dl_w out_g, out_b, conv_out, conv_out_b;
-    int64_t temb_width; /* columns of the step table */
-    int64_t kv_width;   /* columns of the K/V buffer: sum of 2c over all cross attentions */
+    int64_t table_width; /* columns of the step table */
+    int64_t kv_width;    /* columns of the K/V buffer: sum of 2c over all cross attentions */
     struct dl_wset weights;
 };
 
@@ -79,30 +79,30 @@ int unet_config_read(struct unet_config *c, const char *path, struct dl_err *e);
 int unet_bind(struct unet *u, const struct unet_config *c, struct bind *b, struct dl_err *e);
 void unet_close(struct unet *u);
 
-/* Memory of the K/V of `rows` text conditions of `tokens` tokens, and of one step table of n steps (f32). */
-int64_t unet_kv_bytes(const struct unet *u, int rows, int tokens, int type);
+/* Memory of the K/V of `conds` text conditions of `tokens` tokens, and of one step table of n steps (f32). */
+int64_t unet_kv_bytes(const struct unet *u, int conds, int tokens, int type);
 int64_t unet_table_bytes(const struct unet *u, int steps);
 
-/* kv: unet_kv_bytes(rows) of backend memory; text [rows][1][tokens][cross_dim]. */
+/* kv: unet_kv_bytes(conds) of backend memory; text [conds][1][tokens][cross_dim]. */
 void unet_text(struct dl_run *r, struct unet *u, dl_act text, void *kv);
 
-/* table: [steps][temb_width] f32 in backend memory; t host [steps]. */
+/* table: [steps][table_width] f32 in backend memory; t host [steps]. */
 void unet_steps(struct dl_run *r, struct unet *u, const float *t, int steps, float *table);
 
 /* SDXL: the sizes that the network is told of, in its order and in pixels. */
 enum { UNET_SIZES = 6 /* original height, width; crop top, left; target height, width */ };
 
-/* table: [pooled.n][steps][temb_width] f32, a table for each text condition; pooled [conditions][1][1][cfg.pooled] of
+/* table: [pooled.n][steps][table_width] f32, a table for each text condition; pooled [conditions][1][1][cfg.pooled] of
  * any type; sizes host [UNET_SIZES]. */
 void unet_steps_added(struct dl_run *r, struct unet *u, const float *t, int steps, dl_act pooled,
                       const float sizes[UNET_SIZES], float *table);
 
 struct unet_rows {
-    int n;                  /* R */
-    const int32_t *lat_row; /* host [R]: rows of x */
-    const int32_t *kv_row;  /* host [R]: text conditions */
-    const void *kv;         /* as unet_text left it */
-    int kv_rows, tokens;
+    int n;                   /* R */
+    const int32_t *lat_row;  /* host [R]: rows of x */
+    const int32_t *cond_row; /* host [R]: conditions */
+    const void *kv;          /* as unet_text left it */
+    int conds, tokens;
     const float *table; /* as unet_steps or unet_steps_added left it */
     int table_steps;    /* steps in a table where each condition has its own; 0: one table for all */
 };

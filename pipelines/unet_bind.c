@@ -5,8 +5,8 @@
 static void bind_resnet(struct unet *u, struct unet_resnet *n, int in, int out, struct bind *b)
 {
     int64_t temb = 4 * (int64_t)u->cfg.channels[0];
-    n->in = in, n->out = out, n->temb_at = u->temb_width;
-    u->temb_width += out;
+    n->in = in, n->out = out, n->temb_at = u->table_width;
+    u->table_width += out;
     bind_norm(b, &n->n1_g, &n->n1_b, "norm1", in);
     bind_conv(b, &n->conv1, &n->conv1_b, "conv1", out, in, 3);
     bind_linear(b, &n->temb, &n->temb_b, "time_emb_proj", out, temb);
@@ -119,7 +119,7 @@ static int bind_mid(struct unet *u, struct bind *b, struct dl_err *e)
 int unet_bind(struct unet *u, const struct unet_config *c, struct bind *b, struct dl_err *e)
 {
     u->cfg = *c;
-    u->temb_width = u->kv_width = 0;
+    u->table_width = u->kv_width = 0;
     int64_t c0 = c->channels[0];
     bind_linear(b, &u->time1, &u->time1_b, "time_embedding.linear_1", 4 * c0, c0);
     bind_linear(b, &u->time2, &u->time2_b, "time_embedding.linear_2", 4 * c0, 4 * c0);

@@ -7,7 +7,7 @@ struct pass {
     struct unet_if *u;
     const struct unet_if_rows *rows;
     struct unet_skips skips;
-    dl_act picked; /* [R][1][1][row_width] f32: this step's scales and shifts of each row */
+    dl_act picked; /* [R][1][1][table_width] f32: this step's scales and shifts of each row */
 };
 
 int unet_if_multiple(const struct unet_if_config *c) { return 1 << (c->levels - 1); }
@@ -21,8 +21,8 @@ static struct dl_stat norm_of(struct pass *p, dl_act x, struct dl_w *g, struct d
 static struct dl_stat modulated(const struct pass *p, const struct unet_if_resnet *n, struct dl_stat s)
 {
     const float *at = (const float *)p->picked.p + n->row_at;
-    s.scale = (dl_vec){.p = at, .rs = p->u->row_width, .t = DL_F32};
-    s.shift = (dl_vec){.p = at + n->out, .rs = p->u->row_width, .t = DL_F32};
+    s.scale = (dl_vec){.p = at, .rs = p->u->table_width, .t = DL_F32};
+    s.shift = (dl_vec){.p = at + n->out, .rs = p->u->table_width, .t = DL_F32};
     return s;
 }
 
@@ -269,7 +269,7 @@ static void pass_open(struct pass *p)
 {
     const struct unet_if *u = p->u;
     const struct unet_if_rows *rows = p->rows;
-    const int64_t width = u->row_width;
+    const int64_t width = u->table_width;
     for (int i = 0; i < u->cfg.levels; i++)
         for (int j = 0; j < u->up[i].n; j++) p->skips.up_in[p->skips.n_ups++] = u->up[i].resnet[j].in;
     p->picked = dl_act_hi(p->r, DL_F32, rows->n, 1, 1, (int32_t)width);

@@ -69,8 +69,8 @@ struct unet_if {
     struct unet_if_level down[UNET_LEVELS], up[UNET_LEVELS];
     struct unet_if_resnet mid_res[2];
     struct unet_if_attn mid_attn;
-    int64_t row_width; /* columns of the step table: sum of 2 out over all resnets, samplers included */
-    int64_t kv_width;  /* columns of the K/V buffer: sum of 2c over all attentions */
+    int64_t table_width; /* columns of the step table: sum of 2 out over all resnets, samplers included */
+    int64_t kv_width;    /* columns of the K/V buffer: sum of 2c over all attentions */
     struct dl_wset weights;
 };
 
@@ -92,7 +92,7 @@ int64_t unet_if_table_bytes(const struct unet_if *u, int steps, int conds);
  * backend of unet_if_kv_bytes and unet_if_emb_bytes; emb becomes [conds][temb] f32. */
 void unet_if_text(struct dl_run *r, struct unet_if *u, dl_act text, void *kv, float *emb);
 
-/* table: [steps][conds][row_width] f32 in backend memory; t host [steps]; level host [1], the noise level of stage II
+/* table: [steps][conds][table_width] f32 in backend memory; t host [steps]; level host [1], the noise level of stage II
  * (NULL in stage I); emb as unet_if_text left it. */
 void unet_if_steps(struct dl_run *r, struct unet_if *u, const float *t, int steps, const float *level, const float *emb,
                    int conds, float *table);

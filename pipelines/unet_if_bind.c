@@ -2,8 +2,8 @@
 
 static void bind_resnet(struct unet_if *u, struct unet_if_resnet *n, int in, int out, struct bind *b)
 {
-    n->in = in, n->out = out, n->row_at = u->row_width;
-    u->row_width += 2 * (int64_t)out;
+    n->in = in, n->out = out, n->row_at = u->table_width;
+    u->table_width += 2 * (int64_t)out;
     bind_norm(b, &n->n1_g, &n->n1_b, "norm1", in);
     bind_conv(b, &n->conv1, &n->conv1_b, "conv1", out, in, 3);
     bind_linear(b, &n->temb, &n->temb_b, "time_emb_proj", 2 * (int64_t)out, u->cfg.temb);
@@ -109,7 +109,7 @@ static void bind_pool(struct unet_if *u, struct bind *b)
 void unet_if_bind(struct unet_if *u, const struct unet_if_config *c, struct bind *b)
 {
     u->cfg = *c;
-    u->row_width = u->kv_width = 0;
+    u->table_width = u->kv_width = 0;
     const int64_t c0 = c->channels[0], temb = c->temb;
     bind_linear(b, &u->time1, &u->time1_b, "time_embedding.linear_1", temb, c0);
     bind_linear(b, &u->time2, &u->time2_b, "time_embedding.linear_2", temb, temb);

@@ -15,7 +15,7 @@ int64_t unet_if_emb_bytes(const struct unet_if *u, int conds)
 
 int64_t unet_if_table_bytes(const struct unet_if *u, int steps, int conds)
 {
-    return u->row_width * steps * conds * dl_type_bytes(DL_F32);
+    return u->table_width * steps * conds * dl_type_bytes(DL_F32);
 }
 
 dl_act unet_if_kv_of(const struct unet_if_attn *a, const void *kv, int conds, int tokens, int type)
@@ -123,7 +123,7 @@ static void add_to_rows(struct dl_run *r, dl_act x, const float *vector, dl_act 
     dl_op_add(r, (struct dl_add){.a = x, .b = b, .y = y});
 }
 
-/* The columns of one resnet in one condition's rows of the table [1][1][steps][row_width]. */
+/* The columns of one resnet in one condition's rows of the table [1][1][steps][table_width]. */
 static void rows_of(struct dl_run *r, struct unet_if_resnet *n, dl_act emb, dl_act rows)
 {
     dl_op_gemm(r, (struct dl_gemm){.x = emb,
@@ -145,7 +145,7 @@ void unet_if_steps(struct dl_run *r, struct unet_if *u, const float *t, int step
     struct dl_w *const noise[] = {&u->level1, &u->level1_b, &u->level2, &u->level2_b};
     const int temb = u->cfg.temb;
     struct dl_mark m = dl_arena_mark(&r->arena);
-    if (conds < 1 || u->row_width > INT32_MAX / conds) {
+    if (conds < 1 || u->table_width > INT32_MAX / conds) {
         dl_fail(&r->err, DL_EFAIL, "a step table of %d conditions is not possible", conds);
         return;
     }
@@ -158,8 +158,8 @@ void unet_if_steps(struct dl_run *r, struct unet_if *u, const float *t, int step
         add_to_rows(r, as_rows(of_step), of_level.p, as_rows(of_step));
     }
     for (int k = 0; k < conds; k++) { /* one by one, so that a condition's rows do not depend on the others */
-        dl_act rows = dl_act_at(table + k * u->row_width, DL_F32, 1, 1, steps, (int32_t)u->row_width);
-        rows.ld = (int32_t)u->row_width * conds;
+        dl_act rows = dl_act_at(table + k * u->table_width, DL_F32, 1, 1, steps, (int32_t)u->table_width);
+        rows.ld = (int32_t)u->table_width * conds;
         add_to_rows(r, as_rows(of_step), emb + (int64_t)k * temb, as_rows(sum));
         dl_op_copy(r, (struct dl_copy){.x = sum, .y = act, .fn = DL_GELU});
         for (int i = 0; i < u->cfg.levels; i++)

@@ -56,9 +56,9 @@ static inline void full_unet_check(const char *what, const char *folder, const c
     j.table = net_alloc(&mc, (c.pooled ? rows : 1) * unet_table_bytes(u, 1));
     j.rows = (struct unet_rows){.n = rows,
                                 .lat_row = each,
-                                .kv_row = each,
+                                .cond_row = each,
                                 .kv = j.kv,
-                                .kv_rows = rows,
+                                .conds = rows,
                                 .tokens = 77,
                                 .table = j.table,
                                 .table_steps = c.pooled ? 1 : 0};

@@ -98,9 +98,9 @@ static inline void sd_unet_phase(struct dl_run *r, void *arg)
         unet_steps(r, u, t, PAIRS_STEPS, j->table);
     const struct unet_rows rows = {.n = j->p->n,
                                    .lat_row = j->p->lat_row,
-                                   .kv_row = j->p->cond_row,
+                                   .cond_row = j->p->cond_row,
                                    .kv = j->kv,
-                                   .kv_rows = j->p->conds,
+                                   .conds = j->p->conds,
                                    .tokens = SD_TOKENS,
                                    .table = j->table,
                                    .table_steps = u->cfg.pooled ? PAIRS_STEPS : 0};

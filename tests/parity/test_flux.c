@@ -120,7 +120,7 @@ static void job_open(struct job *j, const struct pairs *p, dl_act y[PAIRS_STEPS]
     free(rope);
     j->rows = (struct flux_rows){.n = p->n,
                                  .lat_row = p->lat_row,
-                                 .text_row = p->cond_row,
+                                 .cond_row = p->cond_row,
                                  .text = j->embedded,
                                  .table = j->table,
                                  .steps = PAIRS_STEPS,

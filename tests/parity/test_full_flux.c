@@ -76,7 +76,7 @@ static double run_step(const struct machine *mc, const char *folder, const struc
     j.table = net_alloc(mc, flux_table_bytes(&f, 1, ROWS));
     j.rows = (struct flux_rows){.n = ROWS,
                                 .lat_row = two,
-                                .text_row = two,
+                                .cond_row = two,
                                 .text = j.embedded,
                                 .table = j.table,
                                 .steps = 1,

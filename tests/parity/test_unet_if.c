@@ -199,7 +199,7 @@ static void test_widths(void **state)
         unet_if_bind(u, &c, &b);
         must(bind_close(&b, e));
         synth_list_close(&l);
-        assert_int_equal(u->row_width, known[i].rows);
+        assert_int_equal(u->table_width, known[i].rows);
         assert_int_equal(u->kv_width, known[i].kv);
         assert_int_equal(unet_if_table_bytes(u, 100, 3), known[i].rows * 1200);
         assert_int_equal(unet_if_kv_bytes(u, 3, 77, DL_F16), known[i].kv * 462);
