@@ -47,7 +47,7 @@ struct context {
 static context scheduler, fibre[MAX_THREADS];
 static uint8_t *stacks; /* [MAX_THREADS][STACK], made at the first launch */
 static lane_state lane[MAX_THREADS];
-static int ready[MAX_THREADS], n_ready, n_done, current, launches;
+static int ready[MAX_THREADS], polling[MAX_THREADS], n_ready, n_polling, n_done, current, launches;
 static char report[512];
 static void (*kernel_call)(void *);
 static void *kernel_arg;
@@ -115,7 +115,7 @@ static void fibre_make(int i)
 #endif
 }
 
-static uint64_t random_next()
+uint64_t random_next()
 {
     simt_seed = simt_seed * 6364136223846793005u + 1442695040888963407u;
     uint64_t x = simt_seed;
@@ -156,6 +156,19 @@ static void wake(int i)
 {
     lane[i].state = lane_state::READY;
     ready[n_ready++] = i;
+}
+
+void poll_wait(const char *what)
+{
+    lane[current].file = what, lane[current].line = 0;
+    polling[n_polling++] = current;
+    wait_here(lane_state::POLL);
+}
+
+void poke()
+{
+    for (int i = 0; i < n_polling; i++) wake(polling[i]);
+    n_polling = 0;
 }
 
 void barrier(const char *file, int line)
@@ -211,6 +224,10 @@ static void deadlock()
 {
     for (int i = 0; i < blk.threads; i++) {
         if (lane[i].state == lane_state::DONE) continue;
+        if (lane[i].state == lane_state::POLL) {
+            fault("deadlock: thread %d waits for %s, which will not come", i, lane[i].file);
+            return;
+        }
         int other = 0;
         bool block = lane[i].state == lane_state::BARRIER;
         for (int j = 0; j < blk.threads; j++)
@@ -223,7 +240,7 @@ static void deadlock()
 
 static void run_block()
 {
-    n_ready = n_done = 0;
+    n_ready = n_polling = n_done = 0;
     blk.at_barrier = 0;
     memset(blk.at_warp, 0, sizeof blk.at_warp);
     for (int i = 0; i < blk.threads; i++) {
@@ -235,7 +252,11 @@ static void run_block()
         fibre_make(i);
         ready[n_ready++] = i;
     }
-    while (n_ready > 0 && !report[0]) {
+    while (!report[0]) {
+        if (n_ready == 0) {
+            if (n_polling > 0 && hopper_idle()) continue;
+            break;
+        }
         int k = (int)(random_next() % (uint64_t)n_ready);
         current = ready[k];
         ready[k] = ready[--n_ready];
@@ -244,6 +265,7 @@ static void run_block()
         self = nullptr;
     }
     if (!report[0] && n_done < blk.threads) deadlock();
+    if (!report[0]) hopper_end();
 }
 
 int launch(const char *name, dim3 grid, dim3 block, size_t smem, void (*call)(void *), void *arg)
@@ -268,7 +290,7 @@ int launch(const char *name, dim3 grid, dim3 block, size_t smem, void (*call)(vo
     for (int64_t k = 0; k < blocks && !report[0]; k++) {
         int64_t b = backwards ? blocks - 1 - k : k;
         blk.bid = dim3((unsigned)(b % grid.x), (unsigned)(b / grid.x % grid.y), (unsigned)(b / grid.x / grid.y));
-        if (shared_begin(smem)) run_block();
+        if (shared_begin(hopper_begin(smem))) run_block();
     }
     watch_end();
     return report[0] ? 719 : 0;

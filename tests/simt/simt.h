@@ -39,6 +39,7 @@ const char *simt_report(void);   /* of the last launch; "" when nothing was wron
 void *simt_alloc(int64_t bytes); /* registered global memory, all bytes 0xff, at an address of 16 n */
 void simt_free_all(void);
 int simt_launches(void); /* launches since the start */
+extern int simt_cc; /* 80; 90: dynamic shared memory is that of tests/simt/hopper.h, up to 227 KB */
 
 /* ---- CUDA's words ---- */
 
@@ -46,6 +47,7 @@ int simt_launches(void); /* launches since the start */
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __grid_constant__
 #define __launch_bounds__(...)
 
 struct CUstream_st;

@@ -18,7 +18,7 @@ struct copy_job {
 };
 
 struct lane_state {
-    enum kind { READY, BARRIER, WARP, DONE, DEAD } state;
+    enum kind { READY, BARRIER, WARP, POLL, DONE, DEAD } state;
     thread_id id;
     const char *file; /* where it waits */
     int line;
@@ -44,6 +44,17 @@ __attribute__((format(printf, 1, 2))) void fault(const char *format, ...);
 
 bool shared_begin(size_t dyn); /* a block's shared memory, forgotten and poisoned; false: too much */
 void copies_clear(lane_state *l);
+/* The running thread sleeps until something that threads wait for (`what`) has changed; the others are told of it. */
+void poll_wait(const char *what);
+void poke();
+
+/* simt_hopper.cpp. Begin: takes the dynamic shared memory where simt_cc is 90 and returns what is left to shared_begin.
+ * Idle: no thread can run; whether a copy under way has landed instead. End: of a block that ran through. */
+size_t hopper_begin(size_t dyn);
+bool hopper_idle();
+void hopper_end();
+uint64_t random_next();
+
 void watch_begin(); /* plain accesses outside global buffers become faults */
 void watch_end();
 

@@ -1,5 +1,5 @@
 /* Attention of kernels/cuda/attn.cu in the shim, against plain loops in double: every head dim and every option. */
-#include "tests/simt/check.h"
+#include "tests/simt/attn_want.h"
 
 enum { CAUSAL = 1, BIAS = 2, MASK = 4, ROWS = 8, SHARED = 16, JOINT = 32, HOLES = 64 };
 
@@ -36,42 +36,6 @@ static const attn_case cases[] = {
     {"d512 bf16", DL_BF16, 2, 1, 512, 40, 64, 0},
     {"d512 causal, mask, bias", DL_F16, 1, 1, 512, 40, 40, CAUSAL | MASK | BIAS},
 };
-
-/* Scores' bounds carry into the exponentials; probabilities are rounded to the type. */
-static void want_row(const cuda_attn_args &a, int64_t i, int64_t kv, int h, int64_t q, std::vector<val> *out)
-{
-    int d = a.q.c / a.heads;
-    int64_t tk = (int64_t)a.k.h * a.k.w;
-    std::vector<double> s((size_t)tk), es((size_t)tk);
-    double top = -INFINITY, sum = 0, wide = 0;
-    for (int64_t j = 0; j < tk; j++) {
-        double dot = 0, big = 0;
-        for (int c = 0; c < d; c++) {
-            double p = t_at(a.q, i, q, h * d + c) * t_at(a.k, kv, j, h * d + c);
-            dot += p, big += fabs(p);
-        }
-        double b = a.bias.p ? t_at(a.bias, h, q * tk + j, 0) : 0;
-        s[(size_t)j] = dot * (double)a.scale + b;
-        es[(size_t)j] = C_ACC * u_acc * (big * (double)a.scale + fabs(b));
-        if ((a.causal && j > q) || (a.key_mask && !a.key_mask[kv * tk + j])) s[(size_t)j] = -INFINITY;
-        else if (es[(size_t)j] > wide) wide = es[(size_t)j];
-        if (s[(size_t)j] > top) top = s[(size_t)j];
-    }
-    for (int64_t j = 0; j < tk; j++) {
-        s[(size_t)j] = s[(size_t)j] == -INFINITY ? 0 : exp(s[(size_t)j] - top);
-        sum += s[(size_t)j];
-    }
-    for (int c = 0; c < d; c++) {
-        double v = 0, big = 0;
-        for (int64_t j = 0; j < tk && sum > 0; j++) {
-            double p = s[(size_t)j] / sum * t_at(a.v, kv, j, h * d + c);
-            v += p, big += fabs(p);
-        }
-        /* + f16's smallest step for tiny probabilities */
-        double tiny = a.q.t == DL_F16 ? 0x1p-25 * (double)tk / (sum > 0 ? sum : 1) : 0;
-        out->push_back({v, big * (2 * wide + u_of(a.q.t) + 2 * C_ACC * u_acc) + tiny});
-    }
-}
 
 static void one(const attn_case &k)
 {
