@@ -204,7 +204,7 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
         cuda_fail(e, rc, "setting up %s", c->name);
         goto fail;
     }
-    if (probe(c, e) < 0) goto fail;
+    if (probe(c, e) < 0 || cuda_tier_open(c, e) < 0) goto fail;
     if (!c->opts.no_libraries && cuda_blas_open(c, e) < 0) goto fail;
     cuda_ops_init(&c->ops);
     c->be = (struct dl_backend){

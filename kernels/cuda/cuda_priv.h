@@ -36,6 +36,8 @@ struct dl_ctx {
     int32_t step_now; /* its value once the stream is done; -1: not known */
     struct cuda_stage stage;
     bool capturing;
+    void *tma_encode;   /* the driver's cuTensorMapEncodeTiled where the Hopper tier runs, else NULL */
+    bool hopper_always; /* also for shapes at which the portable tier is thought to be better: for tests */
     struct cuda_const *consts;
     struct cuda_blas *blas;
 };
@@ -82,6 +84,13 @@ int cuda_record_begin(struct dl_ctx *c, struct dl_err *e);
 int cuda_record_end(struct dl_ctx *c, struct dl_graph **g, struct dl_err *e);
 int cuda_replay(struct dl_ctx *c, struct dl_graph *g, int32_t step, struct dl_err *e);
 void cuda_graph_free(struct dl_ctx *c, struct dl_graph *g);
+
+/* tier.c. DLENS_CUDA_TIER: auto (or unset), portable, hopper (wherever it serves); another word is an error. */
+struct cuda_attn_args;
+int cuda_tier_open(struct dl_ctx *c, struct dl_err *e);
+/* The variant for these arguments, of which key_mask may be the host's; NULL: none of the two tiers. */
+const char *cuda_tier_attn(const struct dl_ctx *c, const struct cuda_attn_args *a, bool *hopper);
+int cuda_tier_attn_run(const struct dl_ctx *c, const struct cuda_attn_args *a, bool hopper);
 
 /* cuBLASLt. */
 enum { CUDA_LT_WORKSPACE = 32 << 20 };

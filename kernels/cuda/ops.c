@@ -52,14 +52,16 @@ static void op_attn(struct dl_run *r, const struct dl_attn *a)
                                .heads = a->heads,
                                .scale = a->scale,
                                .causal = a->causal,
-                               .bias = a->bias};
-    const char *fast = cuda_attn_variant(&g);
+                               .bias = a->bias,
+                               .key_mask = a->key_mask};
+    bool hopper;
+    const char *fast = cuda_tier_attn(r->ctx, &g, &hopper);
     r->variant = fast ? fast : "plain";
     if (!cuda_live(r)) return;
     g.key_mask = cuda_const(r, a->key_mask, (int64_t)a->k.n * a->k.h * a->k.w);
     g.kv_row = cuda_const(r, a->kv_row, (int64_t)a->q.n * 4);
     if (!cuda_live(r)) return;
-    cuda_launched(r, "attn", fast ? cuda_attn(r->ctx->stream, &g) : cuda_attn_plain(r->ctx->stream, &g));
+    cuda_launched(r, "attn", fast ? cuda_tier_attn_run(r->ctx, &g, hopper) : cuda_attn_plain(r->ctx->stream, &g));
 }
 
 /* A host array of an op that stands outside captured programs: into scratch. */
