@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "tools/bench/library.h"
+#include "tools/bench/cudnn.h"
 
 #include <dlfcn.h>
 #include <dnnl.h>
@@ -166,6 +167,10 @@ int library_case(const struct tape_case *k, const struct dl_backend *be, struct 
     struct size s;
     *out = (struct library_time){0};
     if (!size_of(k, &s)) return 0;
+    if (s.conv && !strcmp(be->name, "cuda")) {
+        int rc = bench_cudnn(ctx, k->run_t, (int64_t[]){s.n, s.h, s.w}, s.in, s.out, s.k, s.stride, repeat, out, e);
+        if (rc) return rc < 0 ? -1 : 0;
+    }
     if (!strcmp(be->name, "cuda")) return plain_product(k, &s, be, ctx, repeat, out, e);
     return onednn(&s, k->run_t, threads, repeat, out, e);
 }

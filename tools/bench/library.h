@@ -1,7 +1,8 @@
 /* library.h: the yardstick: the same work by a vendor's library.
  *
  * CPU: oneDNN's own matmul or convolution (f32, bf16), with weights in the layout that it likes best and no epilogue
- * beside the bias. CUDA: cuBLASLt's plain product of the same size; for a convolution that of its implicit product.
+ * beside the bias. CUDA: cuBLASLt's plain product of the same size; for a convolution cuDNN's, where the build and
+ * the shape have one, else the plain product that it implies.
  */
 #ifndef BENCH_LIBRARY_H
 #define BENCH_LIBRARY_H
