@@ -5,35 +5,14 @@
 
 #include "loaders/html_text.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
+#include "tests/unit/texts.h"
 
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#define DATA DLENS_SOURCE_DIR "/tests/unit/data/"
-
-static char *slurp(const char *path)
-{
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    assert_int_equal(fseek(f, 0, SEEK_END), 0);
-    long n = ftell(f);
-    rewind(f);
-    char *s = malloc((size_t)n + 1);
-    assert_non_null(s);
-    assert_int_equal(fread(s, 1, (size_t)n, f), n);
-    fclose(f);
-    s[n] = 0;
-    return s;
-}
 
 /* Whether a text comes out with the hash that is written in hexadecimal; "!": not at all. */
 static bool gives(const char *s, size_t bytes, bool clean, const char *want, const char *what)
@@ -54,47 +33,39 @@ static bool gives(const char *s, size_t bytes, bool clean, const char *want, con
     return good;
 }
 
+struct runs {
+    FILE *hashes;
+    int count, wrong, skipped;
+};
+
+static void run_text(void *user, const char *text, size_t bytes, const json_t *line, const char *where)
+{
+    struct runs *r = user;
+    char clean[20], lower[20];
+    (void)line;
+    assert_int_equal(fscanf(r->hashes, "%19s %19s", clean, lower), 2);
+    if (!strcmp(clean, "-"))
+        r->skipped++;
+    else
+        r->wrong += !gives(text, bytes, true, clean, where);
+    r->wrong += !gives(text, bytes, false, lower, where);
+    r->count++;
+}
+
 static void equals_diffusers(void **state)
 {
     (void)state;
-    static const char *const name[2] = {"clip_tokens.jsonl", "caption_texts.jsonl"};
-    FILE *hashes = fopen(DATA "caption_clean.txt", "r");
-    assert_non_null(hashes);
-    int count = 0, wrong = 0, skipped = 0;
-    char clean[20], lower[20];
-    for (int k = 0; k < 2; k++) {
-        char path[1024];
-        snprintf(path, sizeof path, "%s%s", DATA, name[k]);
-        char *all = slurp(path);
-        int line = 0;
-        for (char *s = all, *next; *s; s = next) {
-            next = strchr(s, '\n') + 1;
-            json_t *o = json_loadb(s, (size_t)(next - s), JSON_ALLOW_NUL, NULL);
-            assert_non_null(o);
-            json_t *text = json_object_get(o, "s"), *n = json_object_get(o, "n");
-            size_t one = json_string_length(text), times = n ? (size_t)json_integer_value(n) : 1;
-            char *prompt = malloc(one * times + 1), what[1000];
-            assert_non_null(prompt);
-            for (size_t i = 0; i < times; i++) memcpy(prompt + i * one, json_string_value(text), one);
-            assert_int_equal(fscanf(hashes, "%19s %19s", clean, lower), 2);
-            snprintf(what, sizeof what, "%s:%d: %.700s", name[k], ++line, json_string_value(text));
-            if (!strcmp(clean, "-"))
-                skipped++;
-            else
-                wrong += !gives(prompt, one * times, true, clean, what);
-            wrong += !gives(prompt, one * times, false, lower, what);
-            count++;
-            free(prompt);
-            json_decref(o);
-        }
-        free(all);
-    }
-    assert_int_not_equal(fscanf(hashes, "%19s", clean), 1);
-    fclose(hashes);
+    struct runs r = {.hashes = fopen(DATA "caption_clean.txt", "r")};
+    char rest[20];
+    assert_non_null(r.hashes);
+    texts_each("clip_tokens.jsonl", run_text, &r);
+    texts_each("caption_texts.jsonl", run_text, &r);
+    assert_int_not_equal(fscanf(r.hashes, "%19s", rest), 1);
+    fclose(r.hashes);
     print_message("%d captions compared with diffusers, %d differ; %d with mojibake are compared by themselves\n",
-                  count, wrong, skipped);
-    assert_int_equal(wrong, 0);
-    assert_true(count > 9000 && skipped < 10);
+                  r.count, r.wrong, r.skipped);
+    assert_int_equal(r.wrong, 0);
+    assert_true(r.count > 9000 && r.skipped < 10);
 }
 
 static void check(int (*f)(const char *, size_t, char **, size_t *, struct dl_err *), const char *text,
@@ -109,22 +80,20 @@ static void check(int (*f)(const char *, size_t, char **, size_t *, struct dl_er
     free(out);
 }
 
+static void run_mojibake(void *user, const char *text, size_t bytes, const json_t *line, const char *where)
+{
+    (void)bytes, (void)where;
+    check(caption_clean, text, json_string_value(json_object_get(line, "unrepaired")));
+    ++*(int *)user;
+}
+
 /* ftfy's repair is left out; the rest of the cleaning of such texts is the reference's. */
 static void leaves_mojibake(void **state)
 {
     (void)state;
-    char *all = slurp(DATA "caption_mojibake.jsonl");
     int count = 0;
-    for (char *s = all, *next; *s; s = next, count++) {
-        next = strchr(s, '\n') + 1;
-        json_t *o = json_loadb(s, (size_t)(next - s), 0, NULL);
-        assert_non_null(o);
-        check(caption_clean, json_string_value(json_object_get(o, "s")),
-              json_string_value(json_object_get(o, "unrepaired")));
-        json_decref(o);
-    }
+    texts_each("caption_mojibake.jsonl", run_mojibake, &count);
     assert_true(count > 0);
-    free(all);
 }
 
 static void cleans_captions(void **state)

@@ -3,41 +3,20 @@
  * what the fields are. */
 #include "loaders/clip_bpe.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
+#include "tests/unit/texts.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#define DATA DLENS_SOURCE_DIR "/tests/unit/data/"
 #define TINY DATA "clip_tiny"
 #define BOS "<|startoftext|>"
 #define EOS "<|endoftext|>"
 #define TOKEN(s) "{\"content\":\"" s "\",\"lstrip\":false,\"normalized\":true,\"rstrip\":false,\"single_word\":false}"
 #define SPECIAL_MAP(pad)                                                                                               \
     "{\"bos_token\":" TOKEN(BOS) ",\"eos_token\":" TOKEN(EOS) ",\"pad_token\":\"" pad "\",\"unk_token\":" TOKEN(EOS) "}"
-
-static char *slurp(const char *path, size_t *bytes)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f) return NULL;
-    assert_int_equal(fseek(f, 0, SEEK_END), 0);
-    long n = ftell(f);
-    rewind(f);
-    char *s = malloc((size_t)n + 1);
-    assert_non_null(s);
-    assert_int_equal(fread(s, 1, (size_t)n, f), n);
-    fclose(f);
-    s[n] = 0;
-    *bytes = (size_t)n;
-    return s;
-}
 
 /* The tokenizer of a folder's vocabulary with other configuration files; NULL: none. */
 static int open_with(struct clip_bpe **b, const char *dir, const char *config, const char *special, const char *added,
@@ -47,7 +26,7 @@ static int open_with(struct clip_bpe **b, const char *dir, const char *config, c
     struct clip_files f = {0};
     for (int k = 0; k < 2; k++) {
         snprintf(path, sizeof path, "%s/%s", dir, k ? "merges.txt" : "vocab.json");
-        text[k] = slurp(path, &f.file[k].bytes);
+        text[k] = texts_read(path, &f.file[k].bytes);
         assert_non_null(text[k]);
         f.file[k].text = text[k];
     }
@@ -88,40 +67,36 @@ static bool gives(const struct clip_bpe *b, const char *s, size_t bytes, enum te
     return good;
 }
 
-/* Runs every line of a data file through both vocabularies and both modes; returns how many comparisons were made. */
-static int run_file(const char *path, struct clip_bpe *const b[2], int *wrong)
+struct runs {
+    struct clip_bpe *const *b;
+    int count, wrong;
+};
+
+/* One text through both vocabularies and both modes. */
+static void run_text(void *user, const char *text, size_t bytes, const json_t *line, const char *where)
 {
-    size_t bytes;
-    char *all = slurp(path, &bytes);
-    assert_non_null(all);
-    int count = 0, line = 0;
-    for (char *s = all, *next; *s; s = next) {
-        next = strchr(s, '\n') + 1;
-        json_t *o = json_loadb(s, (size_t)(next - s), JSON_ALLOW_NUL, NULL);
-        assert_non_null(o);
-        line++;
-        json_t *text = json_object_get(o, "s"), *n = json_object_get(o, "n"), *m = json_object_get(o, "m");
-        size_t one = json_string_length(text), times = n ? (size_t)json_integer_value(n) : 1;
-        char *prompt = malloc(one * times + 1);
-        assert_non_null(prompt);
-        for (size_t i = 0; i < times; i++) memcpy(prompt + i * one, json_string_value(text), one);
-        json_t *want[4];
-        const char *const key[4] = {"a", "b", "c", "d"};
-        for (int k = 0; k < 4; k++) {
-            want[k] = json_object_get(o, key[k]);
-            if (!want[k]) want[k] = k == 3 ? want[1] : want[0];
-            char what[200];
-            snprintf(what, sizeof what, "%s:%d: %s, pad %s: %.80s", strrchr(path, '/') + 1, line, k & 1 ? "hf4" : "hf5",
-                     k & 2 ? "!" : EOS, json_string_value(text));
-            *wrong += !gives(b[k / 2], prompt, one * times, k & 1 ? TEXT_HF4 : TEXT_HF5,
-                             m ? (int)json_integer_value(m) : 77, want[k], what);
-            count++;
-        }
-        free(prompt);
-        json_decref(o);
+    static const char *const key[4] = {"a", "b", "c", "d"};
+    struct runs *r = user;
+    const json_t *m = json_object_get(line, "m");
+    json_t *want[4];
+    for (int k = 0; k < 4; k++) {
+        want[k] = json_object_get(line, key[k]);
+        if (!want[k]) want[k] = k == 3 ? want[1] : want[0];
+        char what[1100];
+        snprintf(what, sizeof what, "%s, pad %s: %s", k & 1 ? "hf4" : "hf5", k & 2 ? "!" : EOS, where);
+        r->wrong += !gives(r->b[k / 2], text, bytes, k & 1 ? TEXT_HF4 : TEXT_HF5, m ? (int)json_integer_value(m) : 77,
+                           want[k], what);
+        r->count++;
     }
-    free(all);
-    return count;
+}
+
+/* Every line of a data file; returns how many comparisons were made. */
+static int run_file(const char *file, struct clip_bpe *const b[2], int *wrong)
+{
+    struct runs r = {.b = b};
+    texts_each(file, run_text, &r);
+    *wrong += r.wrong;
+    return r.count;
 }
 
 static void equals_transformers(void **state)
@@ -140,11 +115,11 @@ static void equals_transformers(void **state)
     assert_int_equal(clip_bpe_pad_id(b[0]), 49407);
     assert_int_equal(clip_bpe_pad_id(b[1]), 0);
     assert_int_equal(clip_bpe_vocab_size(b[1]), 49408);
-    int wrong = 0, n = run_file(DATA "clip_tokens.jsonl", b, &wrong);
+    int wrong = 0, n = run_file("clip_tokens.jsonl", b, &wrong);
     print_message("%d comparisons with transformers, %d differ\n", n, wrong);
     assert_int_equal(wrong, 0);
     assert_true(n >= 4 * 5000);
-    n = run_file(DATA "clip_mojibake.jsonl", b, &wrong);
+    n = run_file("clip_mojibake.jsonl", b, &wrong);
     print_message("%d comparisons on texts whose mojibake ftfy would repair (left out here), %d differ\n", n, wrong);
     assert_int_equal(wrong, 0);
 
@@ -300,7 +275,7 @@ static void reads_published_configs(void **state)
         for (int k = 0; k < 2; k++) {
             snprintf(path, sizeof path, "%s/models/%s/%s", DLENS_SHARED, model[i].folder,
                      k ? "special_tokens_map.json" : "tokenizer_config.json");
-            text[k] = slurp(path, &bytes);
+            text[k] = texts_read(path, &bytes);
             assert_non_null(text[k]);
         }
         assert_int_equal(open_with(&b, DLENS_SHARED "/tokenizers/clip", text[0], text[1], NULL, &e), 0);

@@ -3,7 +3,7 @@
  * figure is the same bytes, and a sweep's folder gives one figure for each prompt and seed. */
 #include "lens/figure.h"
 #include "lens/png.h"
-#include "tests/unit/folder.h"
+#include "tests/unit/root.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,21 +13,6 @@
 /* As tests/lsan.supp, for this program run by hand. */
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) { return "leak:libfontconfig\nleak:libcairo.so\n"; }
-
-static char dir[FOLDER_PATH];
-
-static int setup(void **state)
-{
-    (void)state;
-    return folder_make(dir);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    folder_remove(dir);
-    return 0;
-}
 
 static const uint8_t red[3] = {230, 20, 30}, green[3] = {10, 200, 60};
 
@@ -52,7 +37,7 @@ static const char *draw(const struct figure_spec *s, const char *name)
 {
     static char path[FOLDER_PATH + 64];
     struct dl_err e = {0};
-    snprintf(path, sizeof path, "%s/%.50s", dir, name);
+    snprintf(path, sizeof path, "%s/%.50s", root, name);
     if (figure_draw(s, path, &e)) print_message("%s\n", e.msg);
     assert_int_equal(e.code, DL_OK);
     return path;
@@ -247,7 +232,7 @@ static void refused(void **state)
         struct figure_cell cell[9] = {0};
         struct figure_spec s = {
             .columns = table[i].columns, .cell_px = table[i].cell_px, .cell = cell, .n_cells = table[i].n_cells};
-        snprintf(path, sizeof path, "%s/%s", dir, table[i].name);
+        snprintf(path, sizeof path, "%s/%s", root, table[i].name);
         assert_int_equal(figure_draw(&s, path, &e), -1);
         if (!strstr(e.msg, table[i].says)) print_message("%s\n", e.msg);
         assert_int_equal(e.code, table[i].code);
@@ -257,8 +242,8 @@ static void refused(void **state)
     /* A picture's file that is no PNG. */
     char bad[FOLDER_PATH + 32], path[FOLDER_PATH + 32];
     struct dl_err e = {0};
-    snprintf(bad, sizeof bad, "%s/bad.png", dir);
-    snprintf(path, sizeof path, "%s/b.png", dir);
+    snprintf(bad, sizeof bad, "%s/bad.png", root);
+    snprintf(path, sizeof path, "%s/b.png", root);
     assert_int_equal(folder_write(bad, "not a picture", 13), 0);
     struct figure_cell cell = {.path = bad};
     struct figure_spec s = {.cell = &cell, .n_cells = 1};
@@ -276,7 +261,7 @@ static void note(void *ctx, const char *path)
 {
     struct made *m = ctx;
     assert_true(m->n < 8);
-    snprintf(m->path[m->n++], FOLDER_PATH, "%s", path + strlen(dir) + 1);
+    snprintf(m->path[m->n++], FOLDER_PATH, "%s", path + strlen(root) + 1);
 }
 
 static void of_a_sweep(void **state)
@@ -287,7 +272,7 @@ static void of_a_sweep(void **state)
     struct manifest_image image[12];
     struct dl_err e = {0};
     char images[FOLDER_PATH + 16], out[FOLDER_PATH + 32];
-    snprintf(images, sizeof images, "%s/images", dir);
+    snprintf(images, sizeof images, "%s/images", root);
     assert_int_equal(mkdir(images, 0777), 0);
     /* In another order than the figure's: layers ascend here, prompts and seeds alternate. */
     for (int i = 0; i < 12; i++)
@@ -305,31 +290,31 @@ static void of_a_sweep(void **state)
     for (int i = 0; i < 12; i++) {
         char path[FOLDER_PATH + NAMES_MAX + 8];
         names_image(image[i].file, "images", image[i].prompt, image[i].seed, image[i].k);
-        snprintf(path, sizeof path, "%s/%.90s", dir, image[i].file);
+        snprintf(path, sizeof path, "%s/%.90s", root, image[i].file);
         assert_int_equal(dl_png_write(path, rgb, 64, 64, NULL, 0, &e), 0);
     }
     free(rgb);
     struct made m = {0};
-    assert_int_equal(figure_sweep(dir, &d, &(struct figure_sweep){0}, note, &m, &e), 0);
+    assert_int_equal(figure_sweep(root, &d, &(struct figure_sweep){0}, note, &m, &e), 0);
     assert_int_equal(m.n, 4);
     assert_string_equal(m.path[0], "grid_p000_s17.png");
     assert_string_equal(m.path[1], "grid_p001_s17.png");
     assert_string_equal(m.path[3], "grid_p001_s18.png");
     struct dl_png p;
-    snprintf(out, sizeof out, "%s/grid_p001_s18.png", dir);
+    snprintf(out, sizeof out, "%s/grid_p001_s18.png", root);
     assert_int_equal(dl_png_read(&p, out, &e), 0);
     assert_string_equal(dl_png_find(&p, "Title"), "Tiny Diffusion Lens - a dog");
     assert_int_equal(count(&p, green), 3 * 16);
     int small = p.w;
     dl_png_close(&p);
-    snprintf(out, sizeof out, "%s/f.svg", dir);
+    snprintf(out, sizeof out, "%s/f.svg", root);
     m.n = 0;
-    assert_int_equal(figure_sweep(dir, &d, &(struct figure_sweep){.out = out}, note, &m, &e), 0);
+    assert_int_equal(figure_sweep(root, &d, &(struct figure_sweep){.out = out}, note, &m, &e), 0);
     assert_string_equal(m.path[2], "f_p000_s18.svg");
     /* One figure: the name as it is; the cells in the order of the layers; both ways to title them. */
     d.n_images = 1;
     m.n = 0;
-    assert_int_equal(figure_sweep(dir, &d, &(struct figure_sweep){0}, note, &m, &e), 0);
+    assert_int_equal(figure_sweep(root, &d, &(struct figure_sweep){0}, note, &m, &e), 0);
     assert_string_equal(m.path[0], "grid.png");
     static const char *const want[3][3] = {{">Layer 12<", ">Layer 0<", ">Layer 5<"},
                                            {">Layer 11<", ">Embeddings<", ">Layer 4<"},
@@ -339,7 +324,7 @@ static void of_a_sweep(void **state)
         struct figure_sweep o = {
             .out = out,
             .titles = (enum figure_titles[]){FIGURE_TITLES_SWEEP, FIGURE_TITLES_BLOCK, FIGURE_TITLES_LAYER}[i]};
-        assert_int_equal(figure_sweep(dir, &d, &o, NULL, NULL, &e), 0);
+        assert_int_equal(figure_sweep(root, &d, &o, NULL, NULL, &e), 0);
         char *svg = folder_read(out, NULL), *at = svg;
         for (int c = 0; c < 3; c++) {
             at = strstr(at, want[i][c]);
@@ -348,23 +333,23 @@ static void of_a_sweep(void **state)
         free(svg);
     }
     /* What the manifest says counts where nothing else is asked for. */
-    assert_int_equal(figure_sweep(dir, &d, &(struct figure_sweep){.out = out}, NULL, NULL, &e), 0);
+    assert_int_equal(figure_sweep(root, &d, &(struct figure_sweep){.out = out}, NULL, NULL, &e), 0);
     char *svg = folder_read(out, NULL);
     assert_non_null(strstr(svg, ">Layer 11<"));
     free(svg);
     d.model.class_name = "StableDiffusionXLPipeline";
-    assert_int_equal(figure_sweep(dir, &d, &(struct figure_sweep){0}, NULL, NULL, &e), 0);
-    snprintf(out, sizeof out, "%s/grid.png", dir);
+    assert_int_equal(figure_sweep(root, &d, &(struct figure_sweep){0}, NULL, NULL, &e), 0);
+    snprintf(out, sizeof out, "%s/grid.png", root);
     assert_int_equal(dl_png_read(&p, out, &e), 0);
     assert_true(p.w > small * 3 / 2);
     dl_png_close(&p);
     d.n_images = 0;
-    assert_int_equal(figure_sweep(dir, &d, &(struct figure_sweep){0}, NULL, NULL, &e), -1);
+    assert_int_equal(figure_sweep(root, &d, &(struct figure_sweep){0}, NULL, NULL, &e), -1);
     assert_int_equal(e.code, DL_EINPUT);
     json_decref(run);
 }
 
-#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, root_make, root_remove)
 
 int main(void)
 {

@@ -1,27 +1,12 @@
 /* PNG: what is written reads back with its text and is the same each time; what others wrote reads right; damaged and
  * hostile files fail with a message and nothing worse (the sanitizers' builds watch). */
 #include "lens/png.h"
-#include "tests/unit/folder.h"
+#include "tests/unit/root.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
-
-static char dir[FOLDER_PATH];
-
-static int setup(void **state)
-{
-    (void)state;
-    return folder_make(dir);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    folder_remove(dir);
-    return 0;
-}
 
 static uint8_t *noise(int w, int h)
 {
@@ -48,7 +33,7 @@ static void round_trip(void **state)
         int w = size[i][0], h = size[i][1];
         uint8_t *rgb = noise(w, h), *again;
         int64_t n_again, n_file;
-        snprintf(path, sizeof path, "%s/a.png", dir);
+        snprintf(path, sizeof path, "%s/a.png", root);
         assert_int_equal(dl_png_write(path, rgb, w, h, text, 3, &e), 0);
         assert_int_equal(dl_png_read(&p, path, &e), 0);
         assert_int_equal(p.w, w);
@@ -62,7 +47,7 @@ static void round_trip(void **state)
         char *file = folder_read(path, &n_file);
         assert_int_equal(n_file, n_again);
         assert_memory_equal(file, again, (size_t)n_again);
-        assert_int_equal(folder_count(dir), 1);
+        assert_int_equal(folder_count(root), 1);
         free(file);
         free(again);
         free(rgb);
@@ -257,7 +242,7 @@ static void hostile(void **state)
     assert_int_equal(dl_png_read(&p, "/nonexistent/a.png", &e), -1);
     assert_int_equal(e.code, DL_EFAIL);
     e = (struct dl_err){0};
-    assert_int_equal(dl_png_read(&p, dir, &e), -1);
+    assert_int_equal(dl_png_read(&p, root, &e), -1);
     assert_int_equal(e.code, DL_EINPUT);
     e = (struct dl_err){0};
     assert_int_equal(dl_png_write("/nonexistent/a.png", rgb, 1, 1, NULL, 0, &e), -1);
@@ -270,5 +255,5 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(round_trip), cmocka_unit_test(text_of_100_kb),
                                        cmocka_unit_test(damaged), cmocka_unit_test(of_others),
                                        cmocka_unit_test(hostile)};
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, root_make, root_remove);
 }

@@ -3,13 +3,9 @@
  * wrote them. */
 #include "loaders/t5_tokens.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
+#include "tests/unit/texts.h"
 
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,26 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define DATA DLENS_SOURCE_DIR "/tests/unit/data/"
 #define TINY DATA "t5_tiny"
 #define REAL DLENS_SHARED "/tokenizers/t5"
 #define MARK "\xe2\x96\x81"
-
-static char *slurp(const char *path, size_t *bytes)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f) return NULL;
-    assert_int_equal(fseek(f, 0, SEEK_END), 0);
-    long n = ftell(f);
-    rewind(f);
-    char *s = malloc((size_t)n + 1);
-    assert_non_null(s);
-    assert_int_equal(fread(s, 1, (size_t)n, f), n);
-    fclose(f);
-    s[n] = 0;
-    *bytes = (size_t)n;
-    return s;
-}
 
 static uint64_t hash_ids(const int32_t *id, int n)
 {
@@ -66,44 +45,35 @@ static bool gives(const struct t5_tokens *t, const char *s, size_t bytes, int n,
     return good;
 }
 
+struct runs {
+    const struct t5_tokens *t;
+    FILE *ids;
+    int column, count, wrong;
+};
+
+static void run_text(void *user, const char *text, size_t bytes, const json_t *line, const char *where)
+{
+    struct runs *r = user;
+    int want[2];
+    uint64_t hash[2];
+    (void)line;
+    assert_int_equal(fscanf(r->ids, "%d %" SCNx64 " %d %" SCNx64, &want[0], &hash[0], &want[1], &hash[1]), 4);
+    r->wrong += !gives(r->t, text, bytes, want[r->column], hash[r->column], where);
+    r->count++;
+}
+
 /* Compares all texts; column 0 of t5_ids.txt is the real vocabulary's, 1 the small one's. Returns how many. */
 static int run_texts(const struct t5_tokens *t, int column, int *wrong)
 {
-    static const char *const name[2] = {"clip_tokens.jsonl", "t5_texts.jsonl"};
-    FILE *ids = fopen(DATA "t5_ids.txt", "r");
-    assert_non_null(ids);
-    int count = 0;
-    for (int k = 0; k < 2; k++) {
-        char path[1024];
-        size_t bytes;
-        snprintf(path, sizeof path, "%s%s", DATA, name[k]);
-        char *all = slurp(path, &bytes);
-        assert_non_null(all);
-        int line = 0;
-        for (char *s = all, *next; *s; s = next) {
-            next = strchr(s, '\n') + 1;
-            json_t *o = json_loadb(s, (size_t)(next - s), JSON_ALLOW_NUL, NULL);
-            assert_non_null(o);
-            json_t *text = json_object_get(o, "s"), *n = json_object_get(o, "n");
-            size_t one = json_string_length(text), times = n ? (size_t)json_integer_value(n) : 1;
-            char *prompt = malloc(one * times + 1), what[200];
-            assert_non_null(prompt);
-            for (size_t i = 0; i < times; i++) memcpy(prompt + i * one, json_string_value(text), one);
-            int want[2];
-            uint64_t hash[2];
-            assert_int_equal(fscanf(ids, "%d %" SCNx64 " %d %" SCNx64, &want[0], &hash[0], &want[1], &hash[1]), 4);
-            snprintf(what, sizeof what, "%s:%d: %.80s", name[k], ++line, json_string_value(text));
-            *wrong += !gives(t, prompt, one * times, want[column], hash[column], what);
-            count++;
-            free(prompt);
-            json_decref(o);
-        }
-        free(all);
-    }
+    struct runs r = {.t = t, .column = column, .ids = fopen(DATA "t5_ids.txt", "r")};
     char rest[2];
-    assert_int_not_equal(fscanf(ids, "%1s", rest), 1);
-    fclose(ids);
-    return count;
+    assert_non_null(r.ids);
+    texts_each("clip_tokens.jsonl", run_text, &r);
+    texts_each("t5_texts.jsonl", run_text, &r);
+    assert_int_not_equal(fscanf(r.ids, "%1s", rest), 1);
+    fclose(r.ids);
+    *wrong += r.wrong;
+    return r.count;
 }
 
 static void equals_transformers(void **state)
@@ -160,7 +130,7 @@ static void reads_published_configs(void **state)
                 snprintf(path, sizeof path, REAL "/spiece.model");
             else
                 snprintf(path, sizeof path, DLENS_SHARED "/models/%s/%s", model[i], file[k]);
-            data[k] = slurp(path, &f.file[k].bytes);
+            data[k] = texts_read(path, &f.file[k].bytes);
             assert_non_null(data[k]);
             f.file[k].data = data[k];
         }

@@ -3,7 +3,7 @@
 #include "lens/outfile.h"
 #include "lens/sha256.h"
 #include "lens/writer.h"
-#include "tests/unit/folder.h"
+#include "tests/unit/root.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,21 +12,6 @@
 
 #include <signal.h>
 #include <sys/resource.h>
-
-static char dir[FOLDER_PATH];
-
-static int setup(void **state)
-{
-    (void)state;
-    return folder_make(dir);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    folder_remove(dir);
-    return 0;
-}
 
 static void sha256_known(void **state)
 {
@@ -39,7 +24,7 @@ static void sha256_known(void **state)
     char *million = malloc(1000000);
     assert_non_null(million);
     memset(million, 'a', 1000000);
-    snprintf(path, sizeof path, "%s/a", dir);
+    snprintf(path, sizeof path, "%s/a", root);
     assert_int_equal(folder_write(path, million, 1000000), 0);
     int64_t bytes = 0;
     struct dl_err e = {0};
@@ -68,7 +53,7 @@ static int note(void *ctx, int64_t index, const char *sha256, int64_t bytes, str
     return 0;
 }
 
-static void path_of(char path[FOLDER_PATH + 32], int i) { snprintf(path, FOLDER_PATH + 32, "%s/%02d.png", dir, i); }
+static void path_of(char path[FOLDER_PATH + 32], int i) { snprintf(path, FOLDER_PATH + 32, "%s/%02d.png", root, i); }
 
 /* Pushes picture i, a colour and a size of its own. */
 static int push(struct writer *w, int i, int side, struct dl_err *e)
@@ -139,7 +124,7 @@ static void first_error_stays(void **state)
     assert_int_equal(writer_close(w, &at_close), -1);
     assert_string_equal(at_close.msg, "the manifest said no");
     assert_int_equal(s.n, 2);
-    assert_int_equal(folder_count(dir), 3); /* 0 to 2 were written, what waited behind was dropped */
+    assert_int_equal(folder_count(root), 3); /* 0 to 2 were written, what waited behind was dropped */
     for (int i = 0; i < 3; i++) {
         char path[FOLDER_PATH + 32];
         path_of(path, i);
@@ -171,7 +156,7 @@ static void full_disk(void **state)
     assert_int_equal(e.code, DL_EFAIL);
     assert_non_null(strstr(e.msg, "/01.png: cannot be written: "));
     assert_int_equal(s.n, 1);
-    assert_int_equal(folder_count(dir), 1); /* the finished one, and no temporary file */
+    assert_int_equal(folder_count(root), 1); /* the finished one, and no temporary file */
 }
 
 static void temporary_names(void **state)
@@ -186,17 +171,17 @@ static void temporary_names(void **state)
     assert_false(outfile_is_temporary("123.tmp"));
     char deep[FOLDER_PATH + 32];
     struct dl_err e = {0};
-    snprintf(deep, sizeof deep, "%s/x//y/z/", dir);
+    snprintf(deep, sizeof deep, "%s/x//y/z/", root);
     assert_int_equal(outfile_folder(deep, &e), 0);
     assert_int_equal(outfile_folder(deep, &e), 0);
-    snprintf(deep, sizeof deep, "%s/x/y/file", dir);
+    snprintf(deep, sizeof deep, "%s/x/y/file", root);
     assert_int_equal(outfile_write(deep, "1", 1, &e), 0);
-    snprintf(deep, sizeof deep, "%s/x/y/file.9.tmp", dir);
+    snprintf(deep, sizeof deep, "%s/x/y/file.9.tmp", root);
     assert_int_equal(folder_write(deep, "2", 1), 0);
-    snprintf(deep, sizeof deep, "%s/x/y", dir);
+    snprintf(deep, sizeof deep, "%s/x/y", root);
     outfile_sweep(deep);
     assert_int_equal(folder_count(deep), 2);
-    snprintf(deep, sizeof deep, "%s/x/y/file/z", dir);
+    snprintf(deep, sizeof deep, "%s/x/y/file/z", root);
     assert_int_equal(outfile_folder(deep, &e), -1);
     assert_int_equal(e.code, DL_EFAIL);
     assert_non_null(strstr(e.msg, "Not a directory"));
@@ -207,5 +192,5 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(sha256_known), cmocka_unit_test(in_order),
                                        cmocka_unit_test(first_error_stays), cmocka_unit_test(full_disk),
                                        cmocka_unit_test(temporary_names)};
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, root_make, root_remove);
 }
