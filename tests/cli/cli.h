@@ -7,38 +7,22 @@
 #define TESTS_CLI_H
 
 #include "tests/cli/run.h"
+#include "tests/unit/check.h"
+#include "tests/unit/root.h"
 
 #include <jansson.h>
 
-enum { CLI_PATH = FOLDER_PATH + 200 };
+enum { CLI_PATH = ROOT_PATH };
 
-static char root[FOLDER_PATH], sd15[FOLDER_PATH + 16];
+static char sd15[FOLDER_PATH + 16];
 
-/* A group's setup and teardown: root/sd15. */
+/* A group's setup: root/sd15. Its teardown is root_remove. */
 static inline int cli_setup(void **state)
 {
-    (void)state;
-    if (folder_make(root) < 0) return -1;
+    if (root_make(state) < 0) return -1;
     snprintf(sd15, sizeof sd15, "%s/sd15", root);
     run_well(root, "synth", "--like", "sd15", "--out", sd15);
     return 0;
-}
-
-static inline int cli_teardown(void **state)
-{
-    (void)state;
-    folder_remove(root);
-    return 0;
-}
-
-/* root/name, in one of eight buffers that take turns. */
-static inline const char *in_root(const char *name)
-{
-    static char path[8][CLI_PATH];
-    static int turn;
-    char *p = path[turn++ % 8];
-    snprintf(p, CLI_PATH, "%s/%.150s", root, name);
-    return p;
 }
 
 static inline void put_file(const char *path, const char *text)

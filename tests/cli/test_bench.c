@@ -215,5 +215,5 @@ int main(void)
         cmocka_unit_test(test_model),         cmocka_unit_test(test_sweep), cmocka_unit_test(test_predict),
         cmocka_unit_test(test_nothing_stays),
     };
-    return cmocka_run_group_tests(tests, setup, cli_teardown);
+    return cmocka_run_group_tests(tests, setup, root_remove);
 }

@@ -10,12 +10,6 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#define must(call)                                                                                                     \
-    do {                                                                                                               \
-        struct dl_err must_e = {0}, *e = &must_e;                                                                      \
-        if ((call) < 0) fail_msg("%s: %s", #call, must_e.msg);                                                         \
-    } while (0)
-
 /* How many pictures a folder has. */
 static int pictures(const char *dir)
 {
@@ -378,5 +372,5 @@ int main(void)
         cmocka_unit_test(test_file_limit),
         cmocka_unit_test(test_snapshots),
     };
-    return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
+    return cmocka_run_group_tests(tests, cli_setup, root_remove);
 }

@@ -205,5 +205,5 @@ int main(void)
         cmocka_unit_test(test_folders),     cmocka_unit_test(test_stages),  cmocka_unit_test(test_options),
         cmocka_unit_test(test_long_prompt), cmocka_unit_test(test_inspect), cmocka_unit_test(test_full_size),
     };
-    return cmocka_run_group_tests(tests, setup, cli_teardown);
+    return cmocka_run_group_tests(tests, setup, root_remove);
 }

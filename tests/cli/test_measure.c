@@ -136,5 +136,5 @@ int main(void)
         cmocka_unit_test(test_told),
         cmocka_unit_test(test_refused),
     };
-    return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
+    return cmocka_run_group_tests(tests, cli_setup, root_remove);
 }

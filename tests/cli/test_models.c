@@ -4,12 +4,6 @@
 
 #include "loaders/st_write.h"
 
-#define must(call)                                                                                                     \
-    do {                                                                                                               \
-        struct dl_err must_e = {0}, *e = &must_e;                                                                      \
-        if ((call) < 0) fail_msg("%s: %s", #call, must_e.msg);                                                         \
-    } while (0)
-
 #define CLIP "text_encoder/model.safetensors"
 #define UNET "unet/diffusion_pytorch_model.safetensors"
 #define VAE "vae/diffusion_pytorch_model.safetensors"
@@ -411,5 +405,5 @@ int main(void)
         cmocka_unit_test(test_tensors), cmocka_unit_test(test_configs),       cmocka_unit_test(test_layouts),
         cmocka_unit_test(test_names),   cmocka_unit_test(test_hub_cache),
     };
-    return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
+    return cmocka_run_group_tests(tests, cli_setup, root_remove);
 }

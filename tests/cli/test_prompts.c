@@ -205,5 +205,5 @@ int main(void)
         cmocka_unit_test(test_lines),     cmocka_unit_test(test_json_lines), cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_bad_files), cmocka_unit_test(test_extremes),   cmocka_unit_test(test_tokens),
     };
-    return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
+    return cmocka_run_group_tests(tests, cli_setup, root_remove);
 }

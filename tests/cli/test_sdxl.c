@@ -129,5 +129,5 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_usage), cmocka_unit_test(test_models),
                                        cmocka_unit_test(test_no_zeros)};
-    return cmocka_run_group_tests(tests, setup, cli_teardown);
+    return cmocka_run_group_tests(tests, setup, root_remove);
 }

@@ -293,5 +293,5 @@ int main(void)
         cmocka_unit_test(test_json),     cmocka_unit_test(test_dry_run),
         cmocka_unit_test(test_presets),
     };
-    return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
+    return cmocka_run_group_tests(tests, cli_setup, root_remove);
 }

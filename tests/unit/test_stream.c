@@ -20,11 +20,7 @@
 
 #include <cmocka.h>
 
-#define must(call)                                                                                                     \
-    do {                                                                                                               \
-        struct dl_err must_e = {0}, *e = &must_e;                                                                      \
-        if ((call) < 0) fail_msg("%s: %s", #call, must_e.msg);                                                         \
-    } while (0)
+#include "tests/unit/check.h"
 
 #ifdef RIG_CUDA
 enum { REFERENCES = 1 };
