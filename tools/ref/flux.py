@@ -23,6 +23,8 @@ from diffusers.models import embeddings
 from diffusers.models.transformers import transformer_flux
 from safetensors.torch import save_file
 
+from refs import stride
+
 LIMIT = 1200
 ROWS, TEXTS, TOKENS = 8, 3, 13
 HEIGHT, WIDTH = 5, 7  # of the packed latent
@@ -148,7 +150,7 @@ def main():
         true = flux_taps(folder, inputs, torch.float64)
     for name, x in full.items():
         x, low, high = (t[name].reshape(-1).double() for t in (full, half, true))
-        step = 1 if x.numel() <= LIMIT else -(-x.numel() // LIMIT) | 1
+        step = stride(x.numel(), LIMIT)
         kept, norm = x[::step], x[::step].norm()
         data[name] = kept.float()
         data["norm/" + name] = x.norm().reshape(1).float()

@@ -22,9 +22,10 @@ import torch
 from diffusers import FluxPipeline
 from safetensors.torch import save_file
 
+from refs import ALL, encode, inner, keep, keep_bf16, picture, seeded
+
 PROMPT = "A red cat's painting in the dark house"
 SEED = 17
-ALL = "all"
 # name: layers, how the prompt is looked at, what differs from the default call
 CASES = {
     False: {
@@ -47,15 +48,6 @@ CASES = {
 }
 
 
-def inner(model):
-    """The level that has encoder and final_layer_norm; some versions of transformers have it under text_model."""
-    return getattr(model, "text_model", model)
-
-
-def ids(tokenizer, text, tokens):
-    return tokenizer(text, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt").input_ids
-
-
 def states(pipe, which, text, tokens):
     """Ids and all states before the norm: embeddings, then the output of each block."""
     tokenizer = (pipe.tokenizer, pipe.tokenizer_2)[which]
@@ -67,7 +59,7 @@ def states(pipe, which, text, tokens):
             hooks.append(block.register_forward_pre_hook(
                 lambda _m, a, kw: seen.append(a[0] if a else kw["hidden_states"]), with_kwargs=True))
         hooks.append(block.register_forward_hook(lambda _m, _a, o: seen.append(o if torch.is_tensor(o) else o[0])))
-    got = ids(tokenizer, text, tokens)
+    got = encode(tokenizer, text, tokens)
     model(got)
     for hook in hooks:
         hook.remove()
@@ -92,16 +84,11 @@ def generate(pipe, text, dev, latents=None, guidance=None, size=(64, 48), steps=
     """Final latents [c][h][w] and the picture, u8 [h][w][3]."""
     width, height = size
     guidance = (3.5 if dev else 0.0) if guidance is None else guidance
-    got = pipe(generator=torch.Generator().manual_seed(SEED), num_inference_steps=steps, guidance_scale=guidance,
+    got = pipe(generator=seeded(SEED), num_inference_steps=steps, guidance_scale=guidance,
                latents=latents, width=width, height=height, output_type="latent", **text).images
     got = pipe._unpack_latents(got, height, width, pipe.vae_scale_factor)
     image = pipe.vae.decode(got / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor).sample
-    pixels = pipe.image_processor.postprocess(image, output_type="np")[0]
-    return got[0].float(), torch.from_numpy((pixels * 255).round().astype("uint8"))
-
-
-def error(got, want):
-    return (got.double() - want.double()).norm() / want.double().norm()
+    return got[0].float(), picture(pipe, image)
 
 
 def main():
@@ -114,27 +101,17 @@ def main():
     blocks = (len(inner(pipe.text_encoder).encoder.layers), len(pipe.text_encoder_2.encoder.block))
     data = {}
 
-    def keep(name, pair):
-        data[name + ".latents"], data[name + ".image"] = pair[0].contiguous(), pair[1].contiguous()
-        print(f"{name:16} rms {pair[0].pow(2).mean().sqrt():.3f} mean {pair[1].float().mean():.1f} "
-              f"{tuple(pair[1].shape)}", flush=True)
-
     for name, (layers, look, options) in CASES[dev].items():
         every = range(blocks[look.get("encoder", 1)] + 1)
         for k in every if layers == ALL else layers:
-            keep(f"{name}.k{k:02}", generate(pipe, lens(pipe, k, **look), dev, **options))
-    keep("plain", generate(pipe, {"prompt": PROMPT}, dev, steps=3 if dev else 1))
+            keep(data, f"{name}.k{k:02}", generate(pipe, lens(pipe, k, **look), dev, **options))
+    keep(data, "plain", generate(pipe, {"prompt": PROMPT}, dev, steps=3 if dev else 1))
 
     if not dev:
-        noise = torch.randn(1, 16, 6, 8, generator=torch.Generator().manual_seed(SEED), dtype=torch.bfloat16)
+        noise = torch.randn(1, 16, 6, 8, generator=seeded(SEED), dtype=torch.bfloat16)
         noise = pipe._pack_latents(noise, 1, 16, 6, 8)
-        full = [generate(pipe, lens(pipe, k), dev, latents=noise.float())[0] for k in range(blocks[1] + 1)]
-        pipe.to(torch.bfloat16)
-        for k in range(blocks[1] + 1):
-            got = generate(pipe, lens(pipe, k), dev, latents=noise)[0]
-            data[f"bf16.k{k:02}.latents"] = full[k].contiguous()
-            data[f"bf16.k{k:02}.error"] = error(got, full[k]).float().reshape(1)
-            print(f"bf16.k{k:02} error {error(got, full[k]):.2e}", flush=True)
+        keep_bf16(data, pipe, blocks[1] + 1, lambda k: generate(
+            pipe, lens(pipe, k), dev, latents=noise.to(pipe.dtype))[0])
     save_file(data, path, {"format": "pt", "made_by": "tools/ref/flux_sweep.py"})
 
 

@@ -22,6 +22,8 @@ from diffusers.pipelines.deepfloyd_if import pipeline_if
 from diffusers.schedulers import scheduling_ddpm
 from safetensors.torch import save_file
 
+from refs import keep, keep_bf16, seeded
+
 PROMPT = 'Hello! A "GIRAFFE" in a big house,a 4x4 (red) car & the ocean'
 SEED, STEPS, UP_SEED, UP_STEPS = 17, 8, 42, 6
 THIN = 7  # of stage II's latents
@@ -77,7 +79,7 @@ def generate(pipe, upscaler, generator, k, norm=True, clean=True, negative=None,
     if up:
         guidance = up.get("guidance", 4.0)
         got = upscaler(image=got, **text, negative_prompt_embeds=other if guidance > 1 else None,
-                       generator=torch.Generator().manual_seed(up["seed"]), num_inference_steps=UP_STEPS,
+                       generator=seeded(up["seed"]), num_inference_steps=UP_STEPS,
                        guidance_scale=guidance, height=4 * got.shape[2], width=4 * got.shape[3], noise_level=250,
                        output_type="pt").images
     pixels = (got / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().numpy()[0]
@@ -89,14 +91,6 @@ def bf16_noise():
     for module in (pipeline_if, scheduling_ddpm):
         draw = module.randn_tensor
         module.randn_tensor = lambda *a, dtype=None, draw=draw, **k: draw(*a, dtype=torch.bfloat16, **k).to(dtype)
-
-
-def error(got, want):
-    return (got.double() - want.double()).norm() / want.double().norm()
-
-
-def seeded():
-    return torch.Generator().manual_seed(SEED)
 
 
 def main():
@@ -111,28 +105,18 @@ def main():
     blocks = len(pipe.text_encoder.encoder.block)
     data = {}
 
-    def keep(name, pair, up):
-        data[name + ".latents"] = (pair[0].flatten()[::THIN] if up else pair[0]).contiguous()
-        data[name + ".image"] = pair[1].contiguous()
-        print(f"{name:16} rms {pair[0].pow(2).mean().sqrt():.3f} {tuple(pair[1].shape)}", flush=True)
-
     for name, (layers, options) in CASES.items():
-        generator = seeded()
+        generator = seeded(SEED)
         for k in layers or range(blocks + 1):
-            generator = generator if options.get("sequential") else seeded()
-            keep(f"{name}.k{k:02}", generate(pipe, upscaler, generator, k, **options), "up" in options)
+            generator = generator if options.get("sequential") else seeded(SEED)
+            keep(data, f"{name}.k{k:02}", generate(pipe, upscaler, generator, k, **options),
+                 THIN if "up" in options else 0)
     # The ordinary call, nothing prepared.
-    got = pipe(PROMPT, generator=seeded(), num_inference_steps=STEPS, output_type="pt").images[0]
-    keep("default.plain", (got, generate(pipe, upscaler, seeded(), None)[1]), False)
+    got = pipe(PROMPT, generator=seeded(SEED), num_inference_steps=STEPS, output_type="pt").images[0]
+    keep(data, "default.plain", (got, generate(pipe, upscaler, seeded(SEED), None)[1]))
 
     bf16_noise()
-    full = [generate(pipe, upscaler, seeded(), k, guidance=1.0)[0] for k in range(blocks + 1)]
-    pipe.to(torch.bfloat16)
-    for k in range(blocks + 1):
-        got = generate(pipe, upscaler, seeded(), k, guidance=1.0)[0]
-        data[f"bf16.k{k:02}.latents"] = full[k].contiguous()
-        data[f"bf16.k{k:02}.error"] = error(got, full[k]).float().reshape(1)
-        print(f"bf16.k{k:02} error {error(got, full[k]):.2e}", flush=True)
+    keep_bf16(data, pipe, blocks + 1, lambda k: generate(pipe, upscaler, seeded(SEED), k, guidance=1.0)[0])
     save_file(data, path, {"format": "pt", "made_by": "tools/ref/if_sweep.py"})
 
 

@@ -20,53 +20,34 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
+from refs import flat, inner, is_block, listen, stride
+
 LIMIT = 5120
 ROWS, TEXTS = 16, 4
-SEED = 5
-BLOCKS = ("resnets", "attentions", "downsamplers", "upsamplers")
 TIMESTEPS = (901, 601, 301, 1)
-
-
-def flat(x):
-    """Channels last, flat; tokens stay as they are."""
-    return (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(-1).float()
-
-
-def first(output):
-    return output if torch.is_tensor(output) else output[0]
-
-
-def listen(model, names, taps, prefix):
-    """Hooks that note the outputs of the named modules, of each call's last use."""
-    modules = dict(model.named_modules())
-    for name in names:
-        def note(_module, _args, output, name=name):
-            taps[prefix + name] = first(output)
-        modules[name].register_forward_hook(note)
 
 
 def clip_taps(folder, inputs, dtype):
     model = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", torch_dtype=dtype).eval()
     out = model(inputs["in.ids"].long(), output_hidden_states=True)
     taps = {f"clip/hidden_states.{k}": h for k, h in enumerate(out.hidden_states)}
-    final = dict(model.named_modules()).get("final_layer_norm") or model.text_model.final_layer_norm
     for k, h in enumerate(out.hidden_states):
-        taps[f"clip/final.{k}"] = final(h)
+        taps[f"clip/final.{k}"] = inner(model).final_layer_norm(h)
     return taps
 
 
-def unet_taps(folder, inputs, dtype):
-    """All blocks in the first timestep, in the others the output alone. Row i: latent i, text i mod TEXTS."""
+def unet_taps(folder, inputs, dtype, **more):
+    """All blocks in the first timestep, in the others the output alone. Row i: latent i, text i mod TEXTS. more: what
+    else the network takes."""
     model = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype).eval()
-    names = [n for n, _ in model.named_modules() if n in ("conv_in", "conv_out")
-             or (n.count(".") in (2, 3) and n.split(".")[-2] in BLOCKS)]
+    names = [n for n, _ in model.named_modules() if n in ("conv_in", "conv_out") or is_block(n)]
     taps = {}
     listen(model, names, taps, "unet/")
     latent = inputs["in.latent"].permute(0, 3, 1, 2).contiguous().to(dtype)
     text = inputs["in.text"].repeat(ROWS // TEXTS, 1, 1).to(dtype)
     kept = {}
     for i, t in enumerate(TIMESTEPS):
-        model(latent, t, text)
+        model(latent, t, text, **more)
         out = taps.pop("unet/conv_out")
         kept = kept or dict(taps)
         kept[f"unet/step.{i}"] = out
@@ -75,8 +56,7 @@ def unet_taps(folder, inputs, dtype):
 
 def vae_taps(folder, inputs, dtype):
     model = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype).eval()
-    names = [n for n, _ in model.decoder.named_modules() if n in ("conv_in", "conv_out")
-             or (n.count(".") in (2, 3) and n.split(".")[-2] in BLOCKS)]
+    names = [n for n, _ in model.decoder.named_modules() if n in ("conv_in", "conv_out") or is_block(n)]
     taps = {}
     listen(model, ["decoder." + n for n in names], taps, "vae/")
     z = inputs["in.z"].permute(0, 3, 1, 2).contiguous().to(dtype)
@@ -84,10 +64,9 @@ def vae_taps(folder, inputs, dtype):
     return taps
 
 
-def make_inputs(folder):
+def make_inputs(folder, g):
     """Prompts of 8 tokens and more, a latent that halves to odd sizes on the way down. Many rows, because
     what bf16 loses hangs on a few tokens of each."""
-    g = torch.Generator().manual_seed(SEED)
     config = UNet2DConditionModel.load_config(folder, subfolder="unet")
     vocab = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").config.vocab_size
     ids = torch.randint(0, vocab - 2, (ROWS, 77), generator=g)
@@ -99,28 +78,38 @@ def make_inputs(folder):
         "in.latent": torch.randn(ROWS, 18, 14, 4, generator=g),
         "in.text": torch.randn(TEXTS, 77, config["cross_attention_dim"], generator=g),
         "in.timesteps": torch.tensor(TIMESTEPS, dtype=torch.float32),
-        "in.z": torch.randn(ROWS, 6, 5, 4, generator=g),
     }
 
 
-def main():
-    folder, path = sys.argv[1:]
+def last_input(data, g):
+    return data | {"in.z": torch.randn(ROWS, 6, 5, 4, generator=g)}
+
+
+def write(path, data, networks, folder, made_by):
+    """data, and the taps of all networks."""
     torch.set_num_threads(1)
-    data = make_inputs(folder)
     inputs = dict(data)
     with torch.no_grad():
-        for taps in (clip_taps, unet_taps, vae_taps):
-            full = {k: flat(v) for k, v in taps(folder, inputs, torch.float32).items()}
-            half = {k: flat(v) for k, v in taps(folder, inputs, torch.bfloat16).items()}
+        for taps in networks:
+            full = {k: flat(v).float() for k, v in taps(folder, inputs, torch.float32).items()}
+            half = {k: flat(v).float() for k, v in taps(folder, inputs, torch.bfloat16).items()}
             for name, x in full.items():
-                step = 1 if x.numel() <= LIMIT else -(-x.numel() // LIMIT) | 1
+                step = stride(x.numel(), LIMIT)
                 kept = x[::step].clone()
                 data[name] = kept
                 data["norm/" + name] = x.norm().reshape(1)
                 data["bf16/" + name] = ((half[name][::step] - kept).norm() / kept.norm()).reshape(1)
                 rms, error = x.pow(2).mean().sqrt(), data["bf16/" + name].item()
                 print(f"{name:50} {x.numel():8} rms {rms:.3f} bf16 {error:.2e}")
-    save_file(data, path, {"made_by": "tools/ref/networks.py"})
+    save_file(data, path, {"made_by": made_by})
 
 
-main()
+def main():
+    folder, path = sys.argv[1:]
+    g = torch.Generator().manual_seed(5)
+    data = last_input(make_inputs(folder, g), g)
+    write(path, data, (clip_taps, unet_taps, vae_taps), folder, "tools/ref/networks.py")
+
+
+if __name__ == "__main__":
+    main()

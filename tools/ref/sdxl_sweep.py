@@ -21,9 +21,10 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
+from refs import ALL, encode, inner, keep, keep_bf16, picture, seeded
+
 PROMPT = "Hello! A giraffe in a house"
 SEED, STEPS = 17, 6
-ALL = "all"
 # name: layers, how the prompt is looked at, what differs from the default call
 CASES = {
     "default": (ALL, {}, {}),
@@ -43,19 +44,9 @@ CASES = {
 }
 
 
-def inner(model):
-    """The level that has encoder and final_layer_norm; some versions of transformers have it under text_model."""
-    return getattr(model, "text_model", model)
-
-
-def ids(tokenizer, text):
-    return tokenizer(text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
-                     return_tensors="pt").input_ids
-
-
 def states(pipe, which, text):
     tokenizer, encoder = ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2))[which]
-    return encoder(ids(tokenizer, text), output_hidden_states=True)
+    return encoder(encode(tokenizer, text), output_hidden_states=True)
 
 
 def pooled_from(pipe, text, put):
@@ -102,17 +93,12 @@ def generate(pipe, text, latents=None, guidance=5.0, negative=None, size=None, s
     elif "prompt_embeds" in text and guidance > 1:
         more = {"negative_prompt_embeds": torch.zeros_like(text["prompt_embeds"]),
                 "negative_pooled_prompt_embeds": torch.zeros_like(text["pooled_prompt_embeds"])}
-    got = pipe(generator=torch.Generator().manual_seed(SEED), num_inference_steps=STEPS, guidance_scale=guidance,
+    got = pipe(generator=seeded(SEED), num_inference_steps=STEPS, guidance_scale=guidance,
                latents=latents, width=width, height=height, output_type="latent", original_size=original,
                crops_coords_top_left=crop, target_size=target, **text, **more).images
     image = pipe.vae.decode(got / pipe.vae.config.scaling_factor).sample
     pipe.scheduler = before
-    pixels = pipe.image_processor.postprocess(image, output_type="np")[0]
-    return got[0].float(), torch.from_numpy((pixels * 255).round().astype("uint8"))
-
-
-def error(got, want):
-    return (got.double() - want.double()).norm() / want.double().norm()
+    return got[0].float(), picture(pipe, image)
 
 
 def main():
@@ -124,26 +110,16 @@ def main():
     blocks = [len(inner(m).encoder.layers) for m in (pipe.text_encoder, pipe.text_encoder_2)]
     data = {}
 
-    def keep(name, pair):
-        data[name + ".latents"], data[name + ".image"] = pair[0].contiguous(), pair[1].contiguous()
-        print(f"{name:16} rms {pair[0].pow(2).mean().sqrt():.3f} {tuple(pair[1].shape)}", flush=True)
-
     for name, (layers, look, options) in CASES.items():
         every = range(blocks[look.get("encoder", 1)] + 1)
         for k in every if layers == ALL else layers:
-            keep(f"{name}.k{k:02}", generate(pipe, lens(pipe, k, **look), **options))
-    keep("default.plain", generate(pipe, {"prompt": PROMPT}))
-    keep("blank.plain", generate(pipe, {"prompt": PROMPT, "negative_prompt": ""}))
+            keep(data, f"{name}.k{k:02}", generate(pipe, lens(pipe, k, **look), **options))
+    keep(data, "default.plain", generate(pipe, {"prompt": PROMPT}))
+    keep(data, "blank.plain", generate(pipe, {"prompt": PROMPT, "negative_prompt": ""}))
 
     side = pipe.unet.config.sample_size
-    noise = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(SEED), dtype=torch.bfloat16)
-    full = [generate(pipe, lens(pipe, k), latents=noise.float())[0] for k in range(blocks[1] + 1)]
-    pipe.to(torch.bfloat16)
-    for k in range(blocks[1] + 1):
-        got = generate(pipe, lens(pipe, k), latents=noise)[0]
-        data[f"bf16.k{k:02}.latents"] = full[k].contiguous()
-        data[f"bf16.k{k:02}.error"] = error(got, full[k]).float().reshape(1)
-        print(f"bf16.k{k:02} error {error(got, full[k]):.2e}", flush=True)
+    noise = torch.randn(1, 4, side, side, generator=seeded(SEED), dtype=torch.bfloat16)
+    keep_bf16(data, pipe, blocks[1] + 1, lambda k: generate(pipe, lens(pipe, k), latents=noise.to(pipe.dtype))[0])
     save_file(data, path, {"format": "pt", "made_by": "tools/ref/sdxl_sweep.py"})
 
 

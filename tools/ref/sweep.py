@@ -21,9 +21,10 @@ import torch
 from diffusers import (DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline)
 from safetensors.torch import save_file
 
+from refs import ALL, encode, inner, keep, keep_bf16, picture, seeded
+
 PROMPTS = {"sd15": "A few people are in the ocean splashing around", "sd21": "Hello! A giraffe in a house"}
 SEED, STEPS = 17, 10
-ALL = "all"
 # name: layers, what differs from the default call
 CASES = {
     "default": (ALL, {}),
@@ -41,11 +42,8 @@ CASES = {
 
 def lens(pipe, prompt):
     """hidden_states[k] under the final norm, for each k."""
-    encoder = pipe.text_encoder
-    norm = dict(encoder.named_modules()).get("final_layer_norm") or encoder.text_model.final_layer_norm
-    ids = pipe.tokenizer(prompt, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True,
-                         return_tensors="pt").input_ids
-    return [norm(h) for h in encoder(ids, output_hidden_states=True).hidden_states]
+    got = pipe.text_encoder(encode(pipe.tokenizer, prompt), output_hidden_states=True).hidden_states
+    return [inner(pipe.text_encoder).final_layer_norm(h) for h in got]
 
 
 def generate(pipe, latents=None, guidance=7.5, negative="", size=None, tile=0, scheduler=None, **text):
@@ -54,8 +52,9 @@ def generate(pipe, latents=None, guidance=7.5, negative="", size=None, tile=0, s
     if scheduler:
         pipe.scheduler = scheduler.from_config(original.config)
     width, height = size or (None, None)
-    got = pipe(generator=torch.Generator().manual_seed(SEED), num_inference_steps=STEPS, guidance_scale=guidance, latents=latents,
-               negative_prompt=negative if guidance > 1 else None, width=width, height=height, output_type="latent", **text).images
+    got = pipe(generator=seeded(SEED), num_inference_steps=STEPS, guidance_scale=guidance, latents=latents,
+               negative_prompt=negative if guidance > 1 else None, width=width, height=height, output_type="latent",
+               **text).images
     if tile:
         pipe.vae.enable_tiling()
         pipe.vae.tile_latent_min_size = tile
@@ -63,12 +62,7 @@ def generate(pipe, latents=None, guidance=7.5, negative="", size=None, tile=0, s
     image = pipe.vae.decode(got / pipe.vae.config.scaling_factor).sample
     pipe.vae.disable_tiling()
     pipe.scheduler = original
-    pixels = pipe.image_processor.postprocess(image, output_type="np")[0]
-    return got[0].float(), torch.from_numpy((pixels * 255).round().astype("uint8"))
-
-
-def error(got, want):
-    return (got.double() - want.double()).norm() / want.double().norm()
+    return got[0].float(), picture(pipe, image)
 
 
 def main():
@@ -81,23 +75,15 @@ def main():
     states = lens(pipe, prompt)
     data = {}
 
-    def keep(name, pair):
-        data[name + ".latents"], data[name + ".image"] = pair[0].contiguous(), pair[1].contiguous()
-        print(f"{name:16} rms {pair[0].pow(2).mean().sqrt():.3f} {tuple(pair[1].shape)}", flush=True)
-
     for name, (layers, options) in CASES.items():
         for k in range(len(states)) if layers == ALL else layers:
-            keep(f"{name}.k{k:02}", generate(pipe, prompt_embeds=states[k], **options))
-    keep("default.plain", generate(pipe, prompt=prompt))
+            keep(data, f"{name}.k{k:02}", generate(pipe, prompt_embeds=states[k], **options))
+    keep(data, "default.plain", generate(pipe, prompt=prompt))
 
     side = pipe.unet.config.sample_size
-    noise = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(SEED), dtype=torch.bfloat16)
-    full = [generate(pipe, latents=noise.float(), prompt_embeds=s)[0] for s in states]
-    pipe.to(torch.bfloat16)
-    for k, s in enumerate(lens(pipe, prompt)):
-        got = generate(pipe, latents=noise, prompt_embeds=s)[0]
-        data[f"bf16.k{k:02}.latents"], data[f"bf16.k{k:02}.error"] = full[k].contiguous(), error(got, full[k]).float().reshape(1)
-        print(f"bf16.k{k:02} error {error(got, full[k]):.2e}", flush=True)
+    noise = torch.randn(1, 4, side, side, generator=seeded(SEED), dtype=torch.bfloat16)
+    keep_bf16(data, pipe, len(states), lambda k: generate(
+        pipe, latents=noise.to(pipe.dtype), prompt_embeds=lens(pipe, prompt)[k])[0])
     save_file(data, path, {"format": "pt", "made_by": "tools/ref/sweep.py"})
 
 

@@ -26,6 +26,8 @@ from safetensors.torch import save_file
 from transformers import T5Config, T5EncoderModel
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
+from refs import stride
+
 LIMIT = 1024
 CONFIG = dict(architectures=["T5EncoderModel"], model_type="t5", d_model=48, d_kv=16, d_ff=80, num_layers=3,
               num_heads=4, vocab_size=120, relative_attention_num_buckets=16, relative_attention_max_distance=40,
@@ -100,7 +102,7 @@ def main():
             for name, x in full.items():
                 own = error(x, exact[name])
                 for tap, ref in ((f"{prefix}/{name}", x), (f"f64/{prefix}/{name}", exact[name])):
-                    step = 1 if ref.numel() <= LIMIT else -(-ref.numel() // LIMIT) | 1
+                    step = stride(ref.numel(), LIMIT)
                     data[tap] = ref[::step].float().clone()
                     data["norm/" + tap] = ref.norm().float().reshape(1)
                     if ref is x:

@@ -18,30 +18,22 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
+from refs import flat, is_block, listen, stride
+
 LIMIT = 2048
 ROWS, TEXTS, TOKENS = 8, 4, 77
 SEED = 6
-BLOCKS = ("resnets", "attentions", "downsamplers", "upsamplers")
 ONCE = ("encoder_hid_proj", "add_embedding")  # of the texts alone
 TIMESTEPS = (990, 560, 70, 0)
 LEVEL = 250
 SIZES = {3: (28, 12), 6: (24, 40)}  # by input channels: not square, odd at the bottom
 
 
-def flat(x):
-    """Channels last, flat; tokens stay as they are."""
-    return (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(-1).double()
-
-
 def taps_of(folder, data, dtype):
     """Row i: latent i, text i mod TEXTS."""
     model = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype).eval()
     taps = {}
-    for name, module in model.named_modules():
-        if name in ("conv_in", *ONCE) or (name.count(".") in (2, 3) and name.split(".")[-2] in BLOCKS):
-            def note(_module, _args, output, name=name):
-                taps["unet/" + name] = output[:TEXTS] if name in ONCE else output
-            module.register_forward_hook(note)
+    listen(model, [n for n, _ in model.named_modules() if n in ("conv_in", *ONCE) or is_block(n)], taps, "unet/")
     latent = data["in.latent"].permute(0, 3, 1, 2).contiguous().to(dtype)
     text = data["in.text"].repeat(ROWS // TEXTS, 1, 1).to(dtype)
     level = torch.full((ROWS,), LEVEL) if model.config.class_embed_type else None
@@ -50,7 +42,8 @@ def taps_of(folder, data, dtype):
         out = model(latent, t, text, class_labels=level).sample
         kept = kept or dict(taps)
         kept[f"unet/step.{i}"] = out
-    return {name: flat(x) for name, x in kept.items()}
+    once = ["unet/" + n for n in ONCE]
+    return {name: flat(x[:TEXTS] if name in once else x).double() for name, x in kept.items()}
 
 
 def make_inputs(folder):
@@ -72,7 +65,7 @@ def main():
     with torch.no_grad():
         exact, single, half = (taps_of(folder, data, t) for t in (torch.float64, torch.float32, torch.bfloat16))
     for name, x in exact.items():
-        step = 1 if x.numel() <= LIMIT else -(-x.numel() // LIMIT) | 1
+        step = stride(x.numel(), LIMIT)
         kept = x[::step]
         data[name] = kept.float()
         data["norm/" + name] = x.norm().reshape(1).float()

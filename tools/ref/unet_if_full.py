@@ -14,16 +14,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.numpy import save_file
 
+from refs import noise
+
 TIMESTEP = 500
-
-
-def noise(salt, *shape):
-    """Numbers in [-2, 2), multiples of 2^-22, from a 32-bit hash of salt and place."""
-    x = np.arange(np.prod(shape), dtype=np.uint32) + np.uint32(salt * 0x9E3779B9 & 0xFFFFFFFF)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
-    x ^= x >> np.uint32(16)
-    return torch.from_numpy(((x >> np.uint32(8)).astype(np.float32) / 4194304 - 2).reshape(shape))
 
 
 def main():
