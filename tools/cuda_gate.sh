@@ -1,7 +1,7 @@
 #!/bin/sh
 # cuda_gate.sh [--markdown] [--allow PATTERN] REPORT...: registers, shared memory and spills of every kernel, from the reports that the build
 # leaves beside the objects (BUILD/kernels/cuda/*.ptxas). Fails when a kernel spills registers or has a stack frame (an array that
-# went to local memory), or when there is nothing to read. A kernel that matches PATTERN (awk's) is shown and let through.
+# went to local memory), when ptxas gave up on asynchronous products or on register counts (C75..), or when there is nothing to read. A kernel that matches PATTERN (awk's) is shown and let through.
 set -eu
 markdown=0 allow='^$'
 [ "${1:-}" = --markdown ] && markdown=1 && shift
@@ -13,6 +13,7 @@ cat "$@" | { command -v c++filt >/dev/null 2>&1 && c++filt || cat; } | awk -v md
     sub(/. for .sm_.*/, "", name); sub(/.* for .sm_/, "", arch); sub(/.$/, "", arch)
     gsub(/\(anonymous namespace\)::|_GLOBAL__N__[0-9a-z_]*::|void /, "", name); sub(/\(.*/, "", name)
 }
+/\(C75[0-9][0-9]\)/ { print; bad++ }
 /bytes stack frame/ { stack = $1; stores = $5; loads = $9 }
 /Used [0-9]+ registers/ {
     regs = $0; sub(/.*Used /, "", regs); sub(/ .*/, "", regs)

@@ -48,7 +48,7 @@ void copies_clear(lane_state *l);
 void poll_wait(const char *what);
 void poke();
 
-/* simt_hopper.cpp. Begin: takes the dynamic shared memory where simt_cc is 90 and returns what is left to shared_begin.
+/* simt_hopper.cpp. Begin: a block of simt_cc 90 begins; returns how much shared_begin is to give of dynamic memory.
  * Idle: no thread can run; whether a copy under way has landed instead. End: of a block that ran through. */
 size_t hopper_begin(size_t dyn);
 bool hopper_idle();

@@ -39,6 +39,9 @@ enum cudaDeviceAttr { cudaDevAttrL2CacheSize = 38 };
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaStreamCaptureModeThreadLocal = 1 };
 enum { cudaHostAllocPortable = 1, cudaHostAllocMapped = 2 };
 
+enum { cudaEnableDefault = 0 };
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
+
 const char *cudaGetErrorName(cudaError_t rc);
 const char *cudaGetErrorString(cudaError_t rc); /* of a failed launch: the shim's report */
 cudaError_t cudaGetLastError(void);
@@ -46,6 +49,8 @@ cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaDriverGetVersion(int *v);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **f, unsigned version, unsigned long long flags,
+                                             enum cudaDriverEntryPointQueryResult *found);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaMalloc(void **p, size_t bytes);
 cudaError_t cudaFree(void *p);

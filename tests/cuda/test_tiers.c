@@ -1,0 +1,136 @@
+/* Every attention of the real models, full size, through both tiers of kernels: against the C reference, twice to the
+ * same bytes, and by the variant that the tier is to choose. Shapes come from dry runs of the models. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include "kernels/cpu/cpu.h"
+#include "tests/cuda/rig_cuda.h"
+#include "tools/bench/check.h"
+#include "tools/bench/model.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { AUTO, PORTABLE, HOPPER, TIERS };
+static const char *const tier_name[TIERS] = {"auto", "portable", "hopper"};
+
+static struct {
+    const struct dl_backend *be[TIERS], *ref;
+    struct dl_ctx *ctx[TIERS], *ref_ctx;
+    bool hopper;
+} world;
+
+static int setup(void **state)
+{
+    (void)state;
+    struct dl_err e = {0};
+    setenv("DLENS_CUDA_TIER", tier_name[AUTO], 1);
+    rig_cuda_open(&world.be[AUTO], &world.ctx[AUTO]);
+    world.hopper = strstr(cuda_describe(world.ctx[AUTO]), "compute capability 9.0") != NULL;
+    for (int i = PORTABLE; i < TIERS; i++) {
+        setenv("DLENS_CUDA_TIER", tier_name[i], 1);
+        int rc = cuda_open(&world.be[i], &world.ctx[i], NULL, &e);
+        if (i == HOPPER && !world.hopper) {
+            assert_int_equal(rc, -1); /* and says why */
+            assert_non_null(strstr(e.msg, "compute capability 9.0"));
+            print_message("skipped: the Hopper tier: this GPU is not of compute capability 9.0\n");
+        } else if (rc < 0) {
+            fail_msg("tier %s: %s", tier_name[i], e.msg);
+        }
+    }
+    if (cpu_open(&world.ref, &world.ref_ctx, &(struct dl_cpu_opts){.reference_only = true}, &e) < 0)
+        fail_msg("%s", e.msg);
+    setenv("DLENS_CUDA_TIER", "fastest", 1);
+    const struct dl_backend *be;
+    struct dl_ctx *ctx;
+    assert_int_equal(cuda_open(&be, &ctx, NULL, &e), -1);
+    assert_non_null(strstr(e.msg, "not fastest"));
+    return unsetenv("DLENS_CUDA_TIER");
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    for (int i = 0; i < TIERS; i++)
+        if (world.ctx[i]) world.be[i]->close(world.ctx[i]);
+    world.ref->close(world.ref_ctx);
+    return 0;
+}
+
+/* The output of set i, the caller's to free. */
+static void *output(struct case_run *c, int i, int64_t bytes)
+{
+    struct dl_err e = {0};
+    void *p = malloc((size_t)bytes);
+    assert_non_null(p);
+    if (c->be->download(c->ctx, p, c->set[i].a.attn.y.p, bytes, &e) < 0) fail_msg("%s", e.msg);
+    return p;
+}
+
+static void one(const struct tape_case *k, int tier, const char *model)
+{
+    struct case_run c = {0};
+    struct check ch;
+    struct dl_err e = {0};
+    int64_t bytes = dl_act_bytes(k->a.attn.y);
+    if (case_open(&c, k, world.be[tier], world.ctx[tier], 2, CASE_SIGNED, &e) < 0 || case_once(&c, 0, &e) < 0 ||
+        c.be->sync(c.ctx, &e) < 0 || check_case(&c, world.ref, world.ref_ctx, &ch, &e) < 0 ||
+        case_once(&c, 1, &e) < 0 || c.be->sync(c.ctx, &e) < 0)
+        fail_msg("%s attn %s, %s: %s", model, k->shape, tier_name[tier], e.msg);
+    print_message("%-8s %-4s %-52s %-8s %-20s %5.1f %% of budget\n", model, dl_type_name(k->run_t), k->shape,
+                  tier_name[tier], c.variant, 100 * ch.share);
+    if (!(ch.share <= 1)) fail_msg("%.9g, not %.9g", ch.got, ch.want);
+    assert_true(ch.elements > 0);
+    void *first = output(&c, 0, bytes), *second = output(&c, 1, bytes);
+    if (memcmp(first, second, (size_t)bytes)) fail_msg("two runs differ");
+    free(first), free(second);
+
+    bool wgmma = strstr(c.variant, "wgmma") != NULL;
+    const struct dl_attn *a = &k->a.attn;
+    int d = a->q.c / a->heads;
+    bool dims = d == 40 || d == 64 || d == 80 || d == 128 || d == 160;
+    bool serves = world.hopper && k->run_t != DL_F32 && dims && !a->bias.p && !a->key_mask && !a->causal;
+    if (tier != AUTO) assert_int_equal(wgmma, tier == HOPPER && serves);
+    if (!serves) assert_false(wgmma);
+    case_close(&c);
+}
+
+static void attentions(const char *like, int type)
+{
+    struct tape *t = NULL;
+    struct bench_model m = {0};
+    struct pipe_plan plan;
+    struct dl_err e = {0};
+    struct bench_sweep s = {.layers = 1, .batch = 1, .guidance = NAN, .type = type};
+    if (tape_open(&t, INT64_MAX / 4, &e) < 0 ||
+        bench_model_open(&m, &(struct bench_source){.like = like}, type, t->be, t->ctx, &e) < 0 ||
+        bench_sweep_complete(m.pipe, &s, &e) < 0 || bench_record(t, &m, &s, &plan, &e) < 0)
+        fail_msg("%s: %s", like, e.msg);
+    bench_model_close(&m);
+    int n = 0;
+    for (int i = 0; i < t->n; i++) {
+        bool known = t->c[i].kind != OP_ATTN;
+        for (int j = 0; j < i && !known; j++) /* in another phase */
+            known = t->c[j].kind == OP_ATTN && t->c[j].run_t == t->c[i].run_t && !strcmp(t->c[j].shape, t->c[i].shape);
+        for (int tier = 0; tier < TIERS && !known; tier++)
+            if (world.ctx[tier]) one(&t->c[i], tier, like), n++;
+    }
+    assert_true(n > 0);
+    tape_close(t);
+}
+
+static void sd15(void **state) { (void)state, attentions("sd15", DL_F16), attentions("sd15", DL_BF16); }
+static void sd21(void **state) { (void)state, attentions("sd21", DL_F16); }
+static void sdxl(void **state) { (void)state, attentions("sdxl", DL_F16); }
+static void deepfloyd(void **state) { (void)state, attentions("if", DL_BF16), attentions("if2", DL_F16); }
+static void flux(void **state) { (void)state, attentions("flux", DL_BF16); }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sd15),      cmocka_unit_test(sd21), cmocka_unit_test(sdxl),
+        cmocka_unit_test(deepfloyd), cmocka_unit_test(flux),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
