@@ -10,12 +10,12 @@
 static const char prompt[] = "a photograph of an astronaut riding a horse";
 enum { LATENT_SIDE = 32, SEED = 17, VARIANTS = 16, NAME = 96 };
 
-/* An inner activation: its values in f32, then what the type made of it. */
+/* An inner activation: its values in f32 and (for e4m3) in bf16, then what the type made of it. */
 struct block {
     char name[NAME];
-    float *ref; /* [n] */
+    float *ref, *half; /* [n]; owned, may be NULL */
     int64_t n;
-    double largest_ref, largest, error;
+    double largest_ref, largest, error, error_half, from_half;
 };
 
 struct variant {
@@ -25,10 +25,11 @@ struct variant {
 
 struct measure {
     const struct gen_model *m;
-    struct block *block; /* [n], in the order of the run; the last is the prediction */
-    int64_t n, cap, at;  /* at: how many of them the second run has met */
-    bool second;
-    struct variant variant[VARIANTS]; /* of the second run's matrix products */
+    struct block *block;              /* [n], in the order of the run; the last is the prediction */
+    int64_t n, cap, at;               /* at: how many of them the run under way has met */
+    int run_type;                     /* enum dl_type: f32 comes first */
+    int type;                         /* what is measured, which comes last */
+    struct variant variant[VARIANTS]; /* of the last run's matrix products */
     int variants;
     volatile sig_atomic_t stop; /* set after the first evaluation */
     struct dl_err err;          /* of the listener */
@@ -111,17 +112,21 @@ static void listen(void *user, struct dl_run *r, const char *name, dl_act a)
     if (x->err.code || x->stop) return;
     float *v = values(x, r, a, &n);
     if (!v) return;
-    if (!x->second) {
+    if (x->run_type == DL_F32) {
         keep_first(x, name, v, n);
         return;
     }
     struct block *b = x->at < x->n ? &x->block[x->at++] : NULL;
     if (!b || strcmp(b->name, name) || b->n != n) {
         dl_fail(&x->err, DL_EFAIL, "%s is not what the f32 run had here (%s)", name, b ? b->name : "nothing");
+    } else if (x->run_type != x->type) {
+        b->error_half = error_of(v, b->ref, n);
+        b->half = v, v = NULL;
     } else {
         b->largest = largest_of(v, n), b->error = error_of(v, b->ref, n);
-        free(b->ref);
-        b->ref = NULL;
+        if (b->half) b->from_half = error_of(v, b->half, n);
+        free(b->ref), free(b->half);
+        b->ref = b->half = NULL;
         if (!strcmp(name, "prediction")) count_products(x, r);
     }
     free(v);
@@ -134,8 +139,8 @@ static void stop_after(void *user, int step, int steps)
     x->stop = 1;
 }
 
-/* One evaluation in g->type; latent [count] is overwritten. */
-static int evaluate(struct measure *x, const struct pipe_gen *g, const struct pipe_cond *cond, struct dl_err *e)
+/* One evaluation in `type`. */
+static int evaluate(struct measure *x, struct pipe_gen *g, int type, const struct pipe_cond *cond, struct dl_err *e)
 {
     struct pipe *p = x->m->pipe;
     struct pipe_plan plan;
@@ -145,7 +150,7 @@ static int evaluate(struct measure *x, const struct pipe_gen *g, const struct pi
     float *latent = malloc((size_t)count * sizeof *latent);
     if (!latent) return dl_fail(e, DL_ENOMEM, "no memory for a latent of %lld values", (long long)count);
     rng_seed(&rng, RNG_TORCH_CPU, SEED, 0, 0);
-    x->stop = 0, x->second = g->type != DL_F32;
+    x->stop = 0, x->at = 0, x->run_type = g->type = type;
     p->tap = listen, p->tap_user = x;
     p->dn->run.log_on = true;
     struct pipe_image im = {.latent = latent, .rng = &rng};
@@ -169,10 +174,14 @@ static int evaluate(struct measure *x, const struct pipe_gen *g, const struct pi
 
 static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 
-static json_t *block_json(const struct block *b)
+static json_t *block_json(const struct block *b, bool e4m3)
 {
     json_t *o = json_pack("{s:s}", "name", b->name);
     json_object_set_new(o, "error", number(b->error));
+    if (e4m3) {
+        json_object_set_new(o, "from_bf16", number(b->from_half));
+        json_object_set_new(o, "error_bf16", number(b->error_half));
+    }
     json_object_set_new(o, "largest_f32", number(b->largest_ref));
     json_object_set_new(o, "largest", number(b->largest));
     return o;
@@ -184,7 +193,7 @@ static void tell_json(struct cli *c, const struct measure *x, const struct pipe_
     const struct dn *d = x->m->pipe->dn;
     char size[32];
     snprintf(size, sizeof size, "%dx%d", g->width, g->height);
-    json_t *o = block_json(last), *products = json_array(), *blocks = json_array();
+    json_t *o = block_json(last, x->type == DL_E4M3), *products = json_array(), *blocks = json_array();
     json_object_del(o, "name");
     json_object_set_new(o, "finite", json_boolean(isfinite(last->error)));
     json_object_set_new(o, "dtype", json_string(dl_type_name(g->type)));
@@ -197,7 +206,7 @@ static void tell_json(struct cli *c, const struct measure *x, const struct pipe_
         json_array_append_new(products,
                               json_pack("{s:s, s:I, s:I}", "variant", x->variant[i].name, "count",
                                         (json_int_t)x->variant[i].count, "flops", (json_int_t)x->variant[i].flops));
-    for (int64_t i = 0; i + 1 < x->n; i++) json_array_append_new(blocks, block_json(&x->block[i]));
+    for (int64_t i = 0; i + 1 < x->n; i++) json_array_append_new(blocks, block_json(&x->block[i], x->type == DL_E4M3));
     json_object_set_new(o, "products", products);
     json_object_set_new(o, "blocks", blocks);
     json_object_set_new(c->result, "measured", o);
@@ -217,11 +226,17 @@ static void tell(const struct measure *x, const struct pipe_gen *g)
     for (int i = 0; i < x->variants; i++)
         printf("  %4lld matrix products, %3.0f %% of their arithmetic, by %s\n", (long long)x->variant[i].count,
                100 * (double)x->variant[i].flops / all, x->variant[i].name);
-    printf("  error: L2 norm of the difference over that of f32\n  %-42s %10s %12s %12s\n", "", "error", "largest f32",
-           type);
-    for (int64_t i = 0; i < x->n; i++)
-        printf("  %-42s %10.2e %12.4g %12.4g\n", x->block[i].name, x->block[i].error, x->block[i].largest_ref,
-               x->block[i].largest);
+    bool e4m3 = x->type == DL_E4M3;
+    printf("  error: L2 norm of the difference over that of f32%s\n  %-42s %10s ", e4m3 ? " (or of bf16)" : "", "",
+           "error");
+    if (e4m3) printf("%10s %10s ", "from bf16", "bf16's own");
+    printf("%12s %12s\n", "largest f32", type);
+    for (int64_t i = 0; i < x->n; i++) {
+        const struct block *b = &x->block[i];
+        printf("  %-42s %10.2e ", b->name, b->error);
+        if (e4m3) printf("%10.2e %10.2e ", b->from_half, b->error_half);
+        printf("%12.4g %12.4g\n", b->largest_ref, b->largest);
+    }
 }
 
 /* ---- */
@@ -267,7 +282,6 @@ int measure_run(struct cli *c, const struct gen_args *a, const struct gen_model 
     struct pipe_cond cond = {0};
     struct pipe_gen g = {.steps = p->def.steps,
                          .guidance = p->embedded_guidance ? p->def.guidance : 1,
-                         .type = DL_F32,
                          .batch = 1,
                          .images = 1,
                          .conds = 1,
@@ -277,14 +291,15 @@ int measure_run(struct cli *c, const struct gen_args *a, const struct gen_model 
     if (p->upscales) return dl_fail(e, DL_EUSAGE, "--measure takes a first stage: a second one needs its pictures");
     int type = pick_type(a, m, e), rc = type < 0 || pick_size(a, p, &g, e) < 0 ? -1 : 0;
     if (rc == 0) rc = make_cond(p, &cond, e);
-    if (rc == 0) rc = evaluate(&x, &g, &cond, e);
-    g.type = type;
-    if (rc == 0) rc = evaluate(&x, &g, &cond, e);
+    x.type = type;
+    if (rc == 0) rc = evaluate(&x, &g, DL_F32, &cond, e);
+    if (rc == 0 && type == DL_E4M3) rc = evaluate(&x, &g, DL_BF16, &cond, e);
+    if (rc == 0) rc = evaluate(&x, &g, type, &cond, e);
     if (rc == 0 && (x.n == 0 || x.at != x.n || strcmp(x.block[x.n - 1].name, "prediction")))
         rc = dl_fail(e, DL_EFAIL, "the two runs do not show the same activations");
     if (rc == 0) tell_json(c, &x, &g);
     if (rc == 0 && !c->json) tell(&x, &g);
-    for (int64_t i = 0; i < x.n; i++) free(x.block[i].ref);
+    for (int64_t i = 0; i < x.n; i++) free(x.block[i].ref), free(x.block[i].half);
     free(x.block);
     pipe_cond_close(&cond);
     return rc;

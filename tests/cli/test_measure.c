@@ -92,6 +92,9 @@ static void test_flux(void **state)
     json_t *bf = measured(flux, "bf16", "64x64"), *e4 = measured(flux, "e4m3", "64x64");
     sane(bf, 0x1p-8), sane(e4, 0x1p-4);
     assert_true(number(e4, "error") > 4 * number(bf, "error"));
+    assert_true(number(e4, "error_bf16") == number(bf, "error") && !json_object_get(bf, "error_bf16"));
+    assert_true(fabs(number(e4, "from_bf16") / number(e4, "error") - 1) < 0.2);
+    assert_true(number(block_of(e4, "x_embedder"), "from_bf16") == 0);
     /* All but where the image comes in and goes out. */
     e4_flops = flops_by(e4, "e4m3", &all);
     assert_true(e4_flops > 0.9 * all && e4_flops < all);
