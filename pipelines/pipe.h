@@ -136,8 +136,8 @@ struct pipe_plan {
 
 struct pipe_progress {
     void (*step)(void *user, int step, int steps); /* after each evaluation; may be NULL */
-    /* Within evaluation step + 1 of a large network, where the backend's ops are done when they return: `part` (0..1) of
-     * it is done; may be NULL. */
+    /* Within evaluation step + 1 of a large network, where the backend's ops are done when they return: `part` (0..1)
+     * of it is done; may be NULL. */
     void (*part)(void *user, int step, int steps, double part);
     void *user;
     const volatile sig_atomic_t *stop; /* when it becomes non-zero the call ends with DL_EINTERRUPT; may be NULL */

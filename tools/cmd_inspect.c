@@ -14,8 +14,10 @@ static const char help[] =
     "  DIR                folder in diffusers layout, or a hub id that lies in the local Hugging Face cache\n"
     "  --size, --dtype, --batch, --steps, --upscale, --max-tokens, --resident, --device, --threads   as for dlens "
     "sweep\n"
-    "  --measure          one evaluation of the denoiser in f32 and in --dtype (bf16, f16 or e4m3) with the folder's own\n"
-    "                     weights: the error of the prediction, and of every block; small unless --size says otherwise\n"
+    "  --measure          one evaluation of the denoiser in f32 and in --dtype (bf16, f16 or e4m3) with the folder's "
+    "own\n"
+    "                     weights: the error of the prediction, and of every block; small unless --size says "
+    "otherwise\n"
     "  --json             one JSON object on stdout        --quiet       errors only\n";
 
 enum { INSPECT_MEASURE = GEN_END };

@@ -12,9 +12,9 @@
 
 /* With a->dtype (bf16 without) and a->size (32 x 32 latents without). Says what was measured on stdout, or with --json
  * as "measured": {"dtype", "size", "evaluation", "evaluations", "timestep", "prompt", "error", "finite", "largest_f32",
- * "largest", "products": [{"variant", "count", "flops"}], "blocks": [{"name", "error", "largest_f32", "largest"}]}; e4m3
- * has beside every "error" "from_bf16", what it differs from bf16 by, and "error_bf16", bf16's own against f32. An error
- * or magnitude that is no number is null. */
+ * "largest", "products": [{"variant", "count", "flops"}], "blocks": [{"name", "error", "largest_f32", "largest"}]};
+ * e4m3 has beside every "error" "from_bf16", what it differs from bf16 by, and "error_bf16", bf16's own against f32. An
+ * error or magnitude that is no number is null. */
 int measure_run(struct cli *c, const struct gen_args *a, const struct gen_model *m, struct dl_err *e);
 
 #endif

@@ -57,8 +57,9 @@ const void *cuda_const(struct dl_run *r, const void *host, int64_t bytes);
 void cuda_consts_close(struct dl_ctx *c);
 
 /* Weight forms. `t` is the run's type, to which values are rounded first: plain in t, file's order; f32 elements; a
- * convolution's [out][kh][kw][in] in t; a matrix [out][in] quantised from the file's values (engine/e4m3.h), followed by
- * the scales f32 [out], in and out multiples of 16. NULL in a dry run (the form is asked for) and after a failure. */
+ * convolution's [out][kh][kw][in] in t; a matrix [out][in] quantised from the file's values (engine/e4m3.h), followed
+ * by the scales f32 [out], in and out multiples of 16. NULL in a dry run (the form is asked for) and after a failure.
+ */
 const void *cuda_w_plain(struct dl_run *r, struct dl_w *w, int t);
 const float *cuda_w_wide(struct dl_run *r, struct dl_w *w, int t);
 const void *cuda_w_ohwi(struct dl_run *r, struct dl_w *w, int t);
@@ -101,9 +102,9 @@ bool cuda_blas_takes(const struct dl_ctx *c, const struct dl_gemm *a);
 /* bias in y's type; workspace [CUDA_LT_WORKSPACE]. */
 void cuda_blas_gemm(struct dl_run *r, const struct dl_gemm *a, const void *w, const void *bias, void *workspace);
 
-/* A product of quantised operands, y [m][out] = x . w^T in f32 sums, rows of y `ld` apart; m any, in and out multiples of
- * 16, all pointers on 16 bytes. With sx and sw sums are scaled by row and column, which cuda_blas_row_scales says that
- * the library does on this device; bias (of bf16, NULL: none) is added after that. */
+/* A product of quantised operands, y [m][out] = x . w^T in f32 sums, rows of y `ld` apart; m any, in and out multiples
+ * of 16, all pointers on 16 bytes. With sx and sw sums are scaled by row and column, which cuda_blas_row_scales says
+ * that the library does on this device; bias (of bf16, NULL: none) is added after that. */
 struct cuda_lt_e4m3 {
     const uint8_t *x, *w;
     const float *sx, *sw; /* [m], [out]; both or neither */

@@ -386,10 +386,10 @@ static int finished(const char *dir, struct kept *kept)
 }
 
 #define LONG                                                                                                           \
-    "sweep", "--model", model, "--prompts", prompts_file, "--seeds", "17", "--layers", "1,4", "--steps", "40",         \
+    "sweep", "--model", model, "--prompts", prompts_file, "--seeds", "17", "--layers", "1:5", "--steps", "40",         \
         "--rng", "torch-cpu", "--save-latents", "--dtype", "f32", "--batch", "2"
-static const int long_layers[] = {1, 4};
-enum { LONG_LAYERS = 2, LONG_IMAGES = PROMPTS * LONG_LAYERS };
+static const int long_layers[] = {1, 2, 3, 4};
+enum { LONG_LAYERS = 4, LONG_IMAGES = PROMPTS * LONG_LAYERS };
 
 /* Starts a long sweep and sends it the signal when `after` pictures are there. */
 static void interrupt(const char *dir, int sig, int after, struct ran *r)

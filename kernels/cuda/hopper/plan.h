@@ -1,5 +1,5 @@
-/* plan.h: what the Hopper tier's launches need, decided by pure host code (C++): which shapes it serves, which of them it
- * takes by itself, the tensor maps, sizes. Tested without a GPU in tests/simt/test_hopper.cpp.
+/* plan.h: what the Hopper tier's launches need, decided by pure host code (C++): which shapes it serves, which of them
+ * it takes by itself, the tensor maps, sizes. Tested without a GPU in tests/simt/test_hopper.cpp.
  */
 #ifndef DL_HOPPER_PLAN_H
 #define DL_HOPPER_PLAN_H
