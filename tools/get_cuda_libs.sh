@@ -57,9 +57,16 @@ get() {
     "$pip" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --platform "$platform" \
         --dest "$tmp" "$1==$2"
     "$python" - "$tmp" "$dir" <<'PY'
-import glob, sys, zipfile
-for wheel in glob.glob(sys.argv[1] + "/*.whl"):
-    zipfile.ZipFile(wheel).extractall(sys.argv[2])
+import glob, os, sys, zipfile
+tmp, to = sys.argv[1:]
+for wheel in glob.glob(tmp + "/*.whl"):
+    with zipfile.ZipFile(wheel) as z: # each file is there whole or not at all, whenever this is interrupted
+        z.extractall(tmp + "/all")
+for folder, _, files in os.walk(tmp + "/all"):
+    there = os.path.join(to, os.path.relpath(folder, tmp + "/all"))
+    os.makedirs(there, exist_ok=True)
+    for name in files:
+        os.replace(os.path.join(folder, name), os.path.join(there, name))
 PY
     rm -rf "$tmp"
     : >"$mark"
