@@ -111,19 +111,26 @@ if has build; then
     fi
     step build 600 cmake --build "$build" --parallel "$(nproc)"
     step "spill gate" 60 sh -c "exec sh '$root/tools/cuda_gate.sh' --allow 'attn_cfg<.*, 256, 1, .*, true>' '$build'/kernels/cuda/*.ptxas"
+    if ls "$build"/kernels/cuda/hopper_*.o >/dev/null 2>&1; then
+        step "machine code of the Hopper tier" 120 sh "$root/tools/sass_gate.sh" "$build"/kernels/cuda/hopper_*.o
+    fi
     sh "$root/tools/cuda_gate.sh" --markdown "$build"/kernels/cuda/*.ptxas >"$out/registers.md" 2>/dev/null
 fi
 dlens=$build/dlens
 
 # The GPU tests as the build has them (CTest's label gpu); small: those whose kernels are small enough for compute-sanitizer.
 tests=$(ctest --test-dir "$build" -N -L gpu 2>/dev/null | sed -n 's|^ *Test *#[0-9]*: .*cuda/||p')
-small=$(for t in $tests; do case $t in demo | stream) ;; *) echo "$t" ;; esac; done)
+small=$(for t in $tests; do case $t in demo | stream | tiers | cudnn) ;; *) echo "$t" ;; esac; done)
+hopper= # tests of the Hopper tier where it runs, also at shapes for which it is not chosen
+[ "$cap" != 90 ] || hopper="attn graph"
 if [ -z "$tests" ] && { has test || has sanitize; }; then note "list of GPU tests" failed 0 "CTest finds none in $build"; fi
 
 # ---- tests ----
 if has test; then
     for t in $tests; do step "test cuda/$t" 300 "$build/tests/test_cuda_$t"; done
     for t in $tests; do step "test cuda/$t, own kernels" 300 env DLENS_TEST_OWN=1 "$build/tests/test_cuda_$t"; done
+    for t in $hopper; do step "test cuda/$t, Hopper tier" 300 env DLENS_CUDA_TIER=hopper "$build/tests/test_cuda_$t"; done
+    for t in $hopper; do step "test cuda/$t, portable tier" 300 env DLENS_CUDA_TIER=portable "$build/tests/test_cuda_$t"; done
     step "demo on the GPU" 120 "$dlens" demo --device cuda --json --out "$out/demo"
     step "no such GPU" 60 sh -c "'$dlens' demo --device cuda:99 --out '$out/none'; [ \$? -eq 4 ]"
 fi
@@ -139,6 +146,10 @@ if has sanitize; then
         done
         for t in $small; do
             step "racecheck cuda/$t" 240 env DLENS_TEST_OWN=1 "$sanitizer" --tool racecheck --error-exitcode 9 "$build/tests/test_cuda_$t"
+        done
+        for tool in memcheck racecheck synccheck; do
+            [ -z "$hopper" ] || step "$tool cuda/attn, Hopper tier" 240 env DLENS_CUDA_TIER=hopper "$sanitizer" --tool $tool --error-exitcode 9 \
+                "$build/tests/test_cuda_attn"
         done
         step "synccheck cuda/attn" 240 "$sanitizer" --tool synccheck --error-exitcode 9 "$build/tests/test_cuda_attn"
     fi

@@ -3,7 +3,7 @@
 #include "engine/sched.h"
 #include "tests/kernels/oracle.h"
 
-enum { TURNS = 6, IMAGES = 2, SIDE = 8, C = 4, WIDE = 32, HEAD = 16, ROWS = 3 };
+enum { TURNS = 6, IMAGES = 2, SIDE = 8, C = 4, WIDE = 80, HEAD = 40, ROWS = 3 };
 
 struct world {
     struct dl_run r;

@@ -162,7 +162,8 @@ static void execute(int group);
 /* Of what may happen: a copy that is not lazy, else one of the lazy ones and the products that threads wait for. */
 bool hopper_idle()
 {
-    std::vector<int> may;
+    static std::vector<int> may; /* static, as below */
+    may.clear();
     for (size_t i = 0; i < jobs.size(); i++)
         if (!jobs[i].lazy) may.push_back((int)i);
     if (may.empty()) {
@@ -238,7 +239,8 @@ static void execute(int group)
 {
     wg_thread *team = wg + group * 128;
     product p = team->jobs[executed[group]];
-    std::vector<float> a(64 * 16), b(16 * (size_t)p.n);
+    static std::vector<float> a, b; /* static, since a fault leaves without destructors */
+    a.assign(64 * 16, 0), b.assign(16 * (size_t)p.n, 0);
     for (int t = 0; t < 128; t++) {
         const product &o = team[t].jobs[executed[group]];
         if (o.n != p.n || o.a_desc != p.a_desc || o.b_desc != p.b_desc || !o.add != !p.add || o.type != p.type ||
