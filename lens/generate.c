@@ -4,6 +4,7 @@
 #include "lens/upscale.h"
 #include "lens/writer.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -207,8 +208,17 @@ static int write_picture(struct making *g, struct pipe *p, const struct pipe_gen
     return rc;
 }
 
+static bool all_numbers(const float *v, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(v[i])) return false;
+    return true;
+}
+
 static int write_image(struct making *g, int64_t i, const float *latent, struct dl_err *e)
 {
+    if (g->pr && g->pr->spoilt && !all_numbers(latent, pipe_latent_count(g->last, g->size->width, g->size->height)))
+        g->pr->spoilt(g->pr->user, &g->image[i]);
     if (g->latents) {
         pipe_unpack(g->last, g->size->width, g->size->height, latent, g->scratch);
         if (latents_put(g->latents, &g->image[i], g->scratch, e) < 0) return -1;

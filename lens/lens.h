@@ -98,6 +98,8 @@ struct lens_progress {
     void (*tell)(void *user, int64_t done, int64_t images, int step, int steps, int batch);
     /* the same within a long step: `part` (0..1) is done of the one after `step`; may be NULL */
     void (*part)(void *user, int64_t done, int64_t images, int step, int steps, int batch, double part);
+    /* the network's result for this image is not all numbers (an overflow): what is drawn means nothing; may be NULL */
+    void (*spoilt)(void *user, const struct manifest_image *image);
     void *user;
     const volatile sig_atomic_t *stop;
 };

@@ -3,6 +3,7 @@
 #include "loaders/st_write.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -255,6 +256,13 @@ static float *read_floats(const struct snapshot *s, const char *prefix, const ch
         dl_fail(e, DL_ENOMEM, "%s: no memory", st_file_path(s->f));
     else
         dl_convert(v, DL_F32, t->data, t->t, n);
+    for (int64_t i = 0; v && i < n; i++)
+        if (!isfinite(v[i])) {
+            dl_fail(e, DL_EINPUT, "%s: %s: element %" PRId64 " is %g; states must be numbers", st_file_path(s->f), key, i,
+                    (double)v[i]);
+            free(v);
+            return NULL;
+        }
     return v;
 }
 

@@ -495,7 +495,7 @@ static int decode_tiles(struct pipe *p, const float *latent, uint8_t *rgb, const
         rc = vae_tile_run(h, w, 3, d->plan.vae_tile, p->latent_factor, decode_tile, &j, image, e);
     for (int64_t i = 0; rc == 0 && i < n; i++) {
         float v = image[i] * 0.5f + 0.5f;
-        rgb[i] = (uint8_t)__builtin_nearbyintf((v < 0 ? 0 : v > 1 ? 1 : v) * 255);
+        rgb[i] = (uint8_t)__builtin_nearbyintf((v > 0 ? v < 1 ? v : 1 : 0) * 255); /* a NaN becomes 0 */
     }
     free(j.piece);
     free(image);

@@ -318,7 +318,7 @@ static int flux_open(struct pipe *p, struct dl_err *e)
     p->latent_c = s->dn.vae_cfg.latent_c, p->latent_factor = vae_factor(&s->dn.vae_cfg);
     p->size_multiple = p->latent_factor * p->latent_patch;
     p->embedded_guidance = true;
-    p->honours = PIPE_OTHER | PIPE_MAX_TOKENS | PIPE_RESIDENT;
+    p->honours = PIPE_OTHER | PIPE_MAX_TOKENS | PIPE_RESIDENT | PIPE_VAE;
     /* schnell: the tutorial's values; dev: diffusers'. */
     p->def = (struct pipe_defaults){.width = s->cfg.guidance ? 1024 : 512,
                                     .height = s->cfg.guidance ? 1024 : 512,

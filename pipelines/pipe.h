@@ -61,6 +61,7 @@ enum pipe_option {
     PIPE_CROP = 32, /* original and target size, crop */
     PIPE_RESIDENT = 64,
     PIPE_BOTH = 128, /* both encoders looked through */
+    PIPE_VAE = 256,  /* the VAE's tiles and type */
 };
 
 struct pipe_defaults {

@@ -71,6 +71,7 @@ static int sd_open(struct pipe *p, struct dl_err *e)
     p->encoder[0].clip_skip = true;
     p->n_encoders = 1;
     p->cond_tokens = s->enc.tokens, p->cond_width = s->enc.cfg.width;
+    p->honours = PIPE_VAE;
     p->def.steps = 50, p->def.guidance = 7.5f;
     dn_open(p);
     return 0;

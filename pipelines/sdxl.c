@@ -171,7 +171,7 @@ static int sdxl_open(struct pipe *p, struct dl_err *e)
     }
     p->encoder[1].pooled = s->enc[1].cfg.projection;
     p->n_encoders = 2, p->studied = 1;
-    p->honours = PIPE_OTHER | PIPE_POOLED | PIPE_CROP | PIPE_BOTH;
+    p->honours = PIPE_OTHER | PIPE_POOLED | PIPE_CROP | PIPE_BOTH | PIPE_VAE;
     p->cond_tokens = s->enc[0].tokens, p->cond_width = s->den.cfg.cross_dim, p->cond_pooled = s->den.cfg.pooled;
     p->def.steps = 50, p->def.guidance = 5;
     s->den.dn.vae_overflows = s->den.dn.vae_cfg.force_upcast;

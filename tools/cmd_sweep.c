@@ -14,6 +14,7 @@ static const char help_head[] =
     "  --prompts FILE     one prompt a line, or JSON lines {\"prompt\": ..., \"seed\": ..., \"negative\": ...}\n"
     "  --negative TEXT    negative prompt, encoded in the ordinary way (empty)\n"
     "  --text hf5|hf4     text cleaning of transformers 5 (default) or 4 with ftfy, as in the tutorial\n"
+    "  --clean-caption on|off   DeepFloyd IF's cleaning of prompts (on)\n"
     "  --preset NAME      published settings, which other options override: tutorial-sd15, tutorial-if,\n"
     "                     tutorial-sdxl, tutorial-flux or paper-sd21\n"
     "\n";
@@ -65,8 +66,8 @@ int sweep_run(struct cli *c, const struct gen_args *a, const struct prompts *ps,
         goto done;
     for (int i = 0; i < ps->n; i++)
         if (!lens_guided(m.pipe, &job) && ps->p[i].negative && *ps->p[i].negative) {
-            dl_fail(e, DL_EUSAGE,
-                    "prompt %d: a negative prompt has no effect without guidance: --guidance must be above 1", i);
+            dl_fail(e, DL_EUSAGE, "prompt %d: a negative prompt has no effect %s", i,
+                    m.pipe->embedded_guidance ? "on this model" : "without guidance: --guidance must be above 1");
             goto done;
         }
     gen_tell_plan(c, &job, &plan, NULL);

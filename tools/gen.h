@@ -14,6 +14,8 @@ struct gen_args {
     const char *model, *out, *prompt, *prompts_file, *layers, *encoder, *size, *scheduler, *negative, *dtype, *batch,
         *preset, *title;
     const char *preset_prompt; /* taken when the command line has none */
+    const char *preset_class;  /* the pipeline that the preset is for */
+    bool preset_layers;        /* `layers` is the preset's */
     bool blocks;               /* `layers` counts blocks */
     bool seed_offset;          /* seed + index of the prompt */
     bool norm, save_latents, titles_block, rng_set;

@@ -64,11 +64,15 @@ static int refuse_foreign(const struct gen_args *a, const struct pipe *p, struct
         {PIPE_CLEAN_CAPTION, "--clean-caption", "is about DeepFloyd IF's prompts; see --text for CLIP"},
         {PIPE_CROP, "--original-size, --crop and --target-size", "are what SDXL is told of the picture"},
         {PIPE_RESIDENT, "--resident",
-         "is for models whose weights can be streamed, and this one's are always resident"},
+         "says how the weights of T5-XXL and of FLUX's transformer are read; this model's always stay in memory"},
+        {PIPE_VAE, "--vae-tile and --vae-dtype", "are about a VAE, and this model makes pixels without one"},
     };
+    if (a->preset && strcmp(a->preset_class, p->dir.class_name))
+        return dl_fail(e, DL_EUSAGE, "--preset %s holds the settings of a %s, and %s is a %s", a->preset,
+                       a->preset_class, p->title, p->dir.class_name);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (a->given & ~p->honours & known[i].bit)
-            return dl_fail(e, DL_EUSAGE, "%s %s (%s is a %s)", known[i].name, known[i].why, p->title,
+            return dl_fail(e, DL_EUSAGE, "%s %s (%s: %s)", known[i].name, known[i].why, p->title,
                            p->dir.class_name);
     return 0;
 }
@@ -166,7 +170,7 @@ int gen_job(const struct gen_args *a, const struct gen_model *m, const struct pr
         return -1;
     if (range_parse(r, a->layers ? a->layers : "1:", a->layers && a->blocks ? RANGE_BLOCKS : RANGE_LAYERS,
                     p->encoder[lens.encoder].blocks, e) < 0)
-        return -1;
+        return a->preset_layers ? dl_fail_in(e, "--preset %s", a->preset) : -1;
     struct pipe_gen *g = &job->gen;
     *job = (struct lens_job){.prompt = ps->p,
                              .n_prompts = ps->n,
@@ -227,11 +231,12 @@ void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_
     }
     snprintf(text, sizeof text,
              "plan: %" PRId64 " image%s of %d x %d pixels, %s, %d evaluation%s each, %d at once%s; %.3g TFLOP in all\n"
-             "memory: text encoder %s; then denoiser %s%s, VAE %s, working memory %s; at most %s at a time%s",
+             "memory: text encoder %s; then denoiser %s%s%s%s, working memory %s; at most %s at a time%s",
              images, images == 1 ? "" : "s", job->gen.width, job->gen.height, dl_type_name(job->gen.type),
              plan->evaluations, plan->evaluations == 1 ? "" : "s", plan->batch, plan->vae_tile ? ", VAE in tiles" : "",
              work * 1e-12, cli_bytes(a, plan->text_bytes + plan->text_work_bytes), cli_bytes(b, plan->denoiser_bytes),
-             plan->streamed ? " (streamed block by block)" : "", cli_bytes(d, plan->vae_bytes),
+             plan->streamed ? " (streamed block by block)" : "", plan->vae_bytes ? ", VAE " : "",
+             plan->vae_bytes ? cli_bytes(d, plan->vae_bytes) : "",
              cli_bytes(f, plan->keep_bytes + plan->work_bytes), cli_bytes(g, plan->peak_bytes), second);
     if (out)
         fprintf(out, "%s\n", text);
@@ -251,6 +256,7 @@ void gen_tell_plan(struct cli *c, const struct lens_job *job, const struct pipe_
 void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODERS])
 {
     char who[64];
+    bool two = st[PIPE_ENCODERS - 1].hidden; /* which take texts of different lengths */
     if (i < 0)
         snprintf(who, sizeof who, "negative prompt");
     else
@@ -262,7 +268,8 @@ void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODER
             for (shown = 150; (cut[shown] & 0xc0) == 0x80; shown--) {
             }
         if (n)
-            cli_warn(c, "%s: longer than %d tokens; cut off: \"%.*s%s\"%s", who, st[q].tokens, shown, cut,
+            cli_warn(c, "%s%s%s: longer than %d tokens; cut off: \"%.*s%s\"%s", who, two ? ", " : "",
+                     two ? st[q].encoder : "", st[q].tokens, shown, cut,
                      shown < n ? "..." : "", shown < n ? " (dlens tokens shows all of it)" : "");
     }
 }
@@ -343,11 +350,29 @@ static int draw(struct gen_run *g, struct gen_figures *f, struct dl_err *e)
     return rc;
 }
 
+enum { SPOILT_TOLD = 8 };
+
+struct watch {
+    struct progress bar; /* first: what the callbacks are given is both */
+    struct cli *cli;
+    int64_t spoilt;
+};
+
+static void warn_spoilt(void *user, const struct manifest_image *im)
+{
+    struct watch *w = user;
+    if (w->spoilt++ < SPOILT_TOLD)
+        cli_warn(w->cli,
+                 "prompt %d, seed %" PRIu64 ", layer %d: the model's result is not all numbers, so this picture means "
+                 "nothing; try --dtype f32, and look for damaged weights",
+                 im->prompt, im->seed, im->k);
+}
+
 int gen_run(struct gen_run *g, char *path, struct dl_err *e)
 {
     struct manifest *m = NULL;
     struct dl_err late = {0};
-    struct progress bar;
+    struct watch w = {.cli = g->cli};
     if (!g->args->out) return dl_fail(e, DL_EUSAGE, "--out DIR is needed: the folder for images, manifest and figure");
     if (open_folder(g, &m, e) < 0) return -1;
     int64_t before = manifest_n_done(m), images = images_of(g->job);
@@ -357,14 +382,16 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
         cli_warn(g->cli, "%s: %" PRId64 " finished images are gone or changed and are made again", g->args->out,
                  manifest_n_lost(m));
 
-    progress_open(&bar, g->cli);
-    bar.decoding = (double)g->plan->decode_flops * g->plan->batch / (double)(g->plan->step_flops + 1);
-    struct lens_progress pr = {.tell = progress_tell, .part = progress_part, .user = &bar, .stop = g->stop};
+    progress_open(&w.bar, g->cli);
+    w.bar.decoding = (double)g->plan->decode_flops * g->plan->batch / (double)(g->plan->step_flops + 1);
+    struct lens_progress pr = {.tell = progress_tell, .part = progress_part, .spoilt = warn_spoilt, .user = &w, .stop = g->stop};
     int rc = lens_generate(g->pipe, g->job, g->plan, &g->source, m, g->args->out, &pr, e);
     double median, least;
-    progress_step_ms(&bar, &median, &least);
-    progress_close(&bar);
+    progress_step_ms(&w.bar, &median, &least);
+    progress_close(&w.bar);
     int64_t done = manifest_n_done(m);
+    if (w.spoilt > SPOILT_TOLD)
+        cli_warn(g->cli, "%" PRId64 " pictures in all mean nothing", w.spoilt);
     if (manifest_close(m, &late) < 0 && rc == 0) rc = dl_fail(e, late.code, "%s", late.msg);
     if (rc < 0 && e->code == DL_EINTERRUPT) {
         *e = (struct dl_err){0};

@@ -17,13 +17,13 @@ const char gen_help[] =
     "  --pooled MODE      SDXL, encoder 2: pooled text vector from the lens (default), the full prompt or the empty "
     "one\n"
     "  --max-tokens N     length that T5 pads to (the model's own)\n"
-    "  --clean-caption on|off   DeepFloyd IF's cleaning of prompts (on)\n"
     "How it is generated\n"
     "  --seed S           seed of the noise, 0..2^64-1 or -1 (17)\n"
     "  --seeds S,S,...    several images per prompt and layer; a:b counts from a to b-1\n"
     "  --seed-offset      add the prompt's number to the seed, as the tutorial does for several prompts\n"
-    "  --steps N          steps of the scheduler (50)\n"
-    "  --guidance G       classifier-free guidance (7.5); 1 or less turns it off\n"
+    "  --steps N          steps of the scheduler (Stable Diffusion, SDXL: 50; IF: 100; FLUX.1-schnell: 1, dev: 28)\n"
+    "  --guidance G       classifier-free guidance, 1 or less turns it off (Stable Diffusion: 7.5; SDXL: 5; IF: 7);\n"
+    "                     FLUX.1-dev: guidance that the network is given (3.5)\n"
     "  --size WxH         pixels (the model's own)\n"
     "  --scheduler NAME   pndm, ddim, euler, dpm++, ddpm or flow-euler (the folder's own)\n"
     "  --noise MODE       shared: the same noise for every layer (default); sequential: one generator runs on\n"
@@ -64,7 +64,7 @@ void gen_defaults(struct gen_args *a)
 }
 
 struct preset {
-    const char *name, *layers, *prompt, *scheduler, *size;
+    const char *name, *class_name, *layers, *prompt, *scheduler, *size;
     bool blocks;
     uint64_t seed;
     int64_t steps;
@@ -76,6 +76,7 @@ struct preset {
  * Diffusion 2.1 (main_sd.py: DPM-Solver++, one generator with seed 42, layers 3, 7, ..., 23 of its annotations). */
 static const struct preset presets[] = {
     {.name = "tutorial-sd15",
+     .class_name = "StableDiffusionPipeline",
      .layers = "all",
      .blocks = true,
      .seed = 17,
@@ -83,6 +84,7 @@ static const struct preset presets[] = {
      .guidance = 7.5,
      .prompt = "A few people are in the ocean splashing around"},
     {.name = "tutorial-if",
+     .class_name = "IFPipeline",
      .layers = "0:23:2",
      .blocks = true,
      .seed = 128998123,
@@ -90,6 +92,7 @@ static const struct preset presets[] = {
      .guidance = 7,
      .prompt = "A few people are in the ocean splashing around"},
     {.name = "tutorial-sdxl",
+     .class_name = "StableDiffusionXLPipeline",
      .layers = "0:31:2",
      .blocks = true,
      .seed = 17,
@@ -97,6 +100,7 @@ static const struct preset presets[] = {
      .guidance = 5,
      .prompt = "A few people are in the ocean splashing around"},
     {.name = "tutorial-flux",
+     .class_name = "FluxPipeline",
      .layers = "0:23:2",
      .blocks = true,
      .size = "512x512",
@@ -105,6 +109,7 @@ static const struct preset presets[] = {
      .guidance = 0,
      .prompt = "Penguin playing chess at a wooden table in a snowy landscape."},
     {.name = "paper-sd21",
+     .class_name = "StableDiffusionPipeline",
      .layers = "3:24:4",
      .scheduler = "dpm++",
      .seed = 42,
@@ -128,7 +133,8 @@ void gen_preset_first(struct gen_args *a, int argc, char **argv, const struct op
     for (int v; (v = getopt_long(argc, argv, "-:h", options, NULL)) != -1;) {
         const struct preset *p = v == GEN_PRESET ? find_preset(optarg, NULL) : NULL;
         if (!p) continue;
-        a->preset = p->name, a->layers = p->layers, a->blocks = p->blocks, a->titles_block = p->blocks;
+        a->preset = p->name, a->preset_class = p->class_name, a->preset_layers = true;
+        a->layers = p->layers, a->blocks = p->blocks, a->titles_block = p->blocks;
         a->scheduler = p->scheduler, a->size = p->size, a->steps = p->steps, a->guidance = p->guidance,
         a->noise = p->noise;
         a->seeds[0] = p->seed, a->n_seeds = 1, a->text = TEXT_HF4;
@@ -193,8 +199,8 @@ int gen_take(struct gen_args *a, int v, struct dl_err *e)
     case GEN_OUT: a->out = optarg; break;
     case GEN_PROMPT: a->prompt = optarg; break;
     case GEN_PROMPTS: a->prompts_file = optarg; break;
-    case GEN_LAYERS: a->layers = optarg, a->blocks = false; break;
-    case GEN_BLOCKS: a->layers = optarg, a->blocks = true; break;
+    case GEN_LAYERS: a->layers = optarg, a->blocks = a->preset_layers = false; break;
+    case GEN_BLOCKS: a->layers = optarg, a->blocks = true, a->preset_layers = false; break;
     case GEN_ENCODER: a->encoder = optarg; break;
     case GEN_STEPS: return cli_int("--steps", optarg, 1, 1000, &a->steps, e);
     case GEN_GUIDANCE: return cli_float("--guidance", optarg, 0, 1000, &a->guidance, e);
@@ -216,6 +222,7 @@ int gen_take(struct gen_args *a, int v, struct dl_err *e)
     case GEN_TITLES: a->titles_block = (i = cli_choice("--titles", optarg, 2, titles, e)) == 1; break;
     case GEN_SAVE_LATENTS: a->save_latents = true; break;
     case GEN_VAE_TILE:
+        a->given |= PIPE_VAE;
         if (!strcmp(optarg, "auto")) return a->vae_tile = -1, 0;
         if (cli_int("--vae-tile", optarg, 0, 4096, &a->vae_tile, e) < 0) return -1;
         if (a->vae_tile % 4) return dl_fail(e, DL_EUSAGE, "--vae-tile %s: expected a multiple of 4", optarg);
@@ -243,7 +250,7 @@ int gen_take(struct gen_args *a, int v, struct dl_err *e)
         a->given |= PIPE_UPSCALE, a->upscale_seed_set = true;
         return prompts_seed("--upscale-seed", optarg, &a->upscale_seed, e);
     case GEN_CLEAN_CAPTION: a->given |= PIPE_CLEAN_CAPTION; return on_off("--clean-caption", &a->clean_caption, e);
-    case GEN_VAE_DTYPE: a->vae_dtype = optarg; break;
+    case GEN_VAE_DTYPE: a->given |= PIPE_VAE, a->vae_dtype = optarg; break;
     case GEN_ORIGINAL_SIZE: a->given |= PIPE_CROP, a->original_size = optarg; break;
     case GEN_CROP: a->given |= PIPE_CROP, a->crop = optarg; break;
     case GEN_TARGET_SIZE: a->given |= PIPE_CROP, a->target_size = optarg; break;

@@ -6,6 +6,7 @@
 #include "loaders/st_write.h"
 
 #include <errno.h>
+#include <math.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -304,6 +305,15 @@ static int64_t zeroed(struct st_tensor *t, int64_t n) /* what an experiment does
     return n;
 }
 
+static int64_t not_numbers(struct st_tensor *t, int64_t n) /* what an experiment that failed does */
+{
+    static float v[5 * 77 * 32];
+    n = states_alone(t, n);
+    memcpy(v, t[0].data, sizeof v);
+    v[1000] = INFINITY, t[0].data = v;
+    return n;
+}
+
 static void test_snapshots(void **state)
 {
     (void)state;
@@ -321,6 +331,7 @@ static void test_snapshots(void **state)
         {other_encoder, "p000.text_encoder.hidden_states"},
         {not_first, "no tensors of a prompt (p000.text_encoder.hidden_states)"},
         {bad_negative, "negative.text_encoder.hidden_states"},
+        {not_numbers, "p000.text_encoder.hidden_states: element 1000 is inf; states must be numbers"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         folder_remove(in_root("replay"));

@@ -112,6 +112,8 @@ static void test_options(void **state)
     sweep_of(2, "multiples of 4", first, "--size", "18x18");
     sweep_of(2, "--scheduler flow-euler", first, "--scheduler", "flow-euler");
     sweep_of(2, "--pooled", first, "--pooled", "full");
+    sweep_of(2, "--vae-tile and --vae-dtype are about a VAE", first, "--vae-tile", "8");
+    sweep_of(2, "--vae-tile and --vae-dtype are about a VAE", first, "--vae-dtype", "f32");
     sweep_of(2, "--other", first, "--other", "prompt");
     assert_false(exists(in_root("never")));
 }

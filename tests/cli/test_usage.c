@@ -283,6 +283,13 @@ static void test_presets(void **state)
             "--prompt", "x", "--dry-run");
     refuses(2, "--prompt TEXT or --prompts FILE is needed", "sweep", "--model", sd15, "--preset", "paper-sd21",
             "--dry-run");
+    /* another model's settings, and layers that nobody typed */
+    refuses(2, "--preset tutorial-flux holds the settings of a FluxPipeline, and sd15 is a StableDiffusionPipeline",
+            "sweep", "--model", sd15, "--preset", "tutorial-flux", "--dry-run");
+    refuses(2, "--preset paper-sd21: --layers 3:24:4: there is no layer 7", "sweep", "--model", sd15, "--preset",
+            "paper-sd21", "--prompt", "x", "--dry-run");
+    refuses(2, "sweep: --layers 9: there is no layer 9", "sweep", "--model", sd15, "--preset", "paper-sd21", "--prompt",
+            "x", "--layers", "9", "--dry-run");
 }
 
 int main(void)
