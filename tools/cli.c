@@ -64,12 +64,6 @@ static int next(struct cli *c, int argc, char **argv, const struct cli_main *m, 
     }
 }
 
-static int fail(const struct cli *c, const struct dl_err *e)
-{
-    fprintf(stderr, "dlens %s: %s\n", c->command, e->msg);
-    return e->code ? (int)e->code : DL_EFAIL;
-}
-
 /* Prints the result: with --json the object, else `line`. */
 static int done(struct cli *c, const char *line)
 {
@@ -89,6 +83,16 @@ static int done(struct cli *c, const char *line)
     if (fflush(stdout) == 0) return 0;
     fprintf(stderr, "dlens %s: cannot write to stdout: %s\n", c->command, strerror(errno));
     return DL_EFAIL;
+}
+
+static int fail(struct cli *c, const struct dl_err *e)
+{
+    fprintf(stderr, "dlens %s: %s\n", c->command, e->msg);
+    if (c->json && c->tell_failure) {
+        json_object_set_new(c->result, "error", cli_string(e->msg));
+        done(c, "");
+    }
+    return e->code ? (int)e->code : DL_EFAIL;
 }
 
 int cli_main(int argc, char **argv, const struct cli_main *m, void *user)

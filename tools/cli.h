@@ -22,6 +22,7 @@ struct cli {
     const char *device; /* "auto", "cpu", "cuda", "cuda:N" */
     json_t *warnings;   /* array, owned */
     json_t *result;     /* object, owned: what --json prints besides command, seconds and warnings */
+    bool tell_failure;  /* with --json the object is printed after a failure too, with "error" in it */
     struct timespec start;
     const char *help; /* printed by --help */
 };

@@ -77,7 +77,7 @@ static void part(void *user, const char *name, const struct st_set *files)
                                     "tensors", (json_int_t)st_set_count(files), "parameters", (json_int_t)params,
                                     "bytes", (json_int_t)bytes, "types", list, "files", st_set_file_count(files)));
     if (!i->cli->json)
-        printf("%-16s %-24s %5" PRId64 " tensors %12" PRId64 " parameters  %9s %s in %d file%s\n", name, cls ? cls : "",
+        printf("%-16s %-28s %5" PRId64 " tensors %12" PRId64 " parameters  %9s %s in %d file%s\n", name, cls ? cls : "",
                st_set_count(files), params, cli_bytes(a, bytes), list, st_set_file_count(files),
                st_set_file_count(files) == 1 ? "" : "s");
 }
@@ -133,6 +133,7 @@ static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
     json_object_set_new(c->result, "blocks", json_integer(m.pipe->encoder[m.pipe->studied].blocks));
     if (!c->json) printf("%s: %s\n", m.pipe->dir.path, m.pipe->dir.class_name);
     rc = pipe_check(m.pipe, part, &i, e);
+    c->tell_failure = rc < 0; /* what was found is the result */
     if (!c->json && i.told > FAULTS_TOLD) printf("  and %d more (--json lists all)\n", i.told - FAULTS_TOLD);
     if (rc < 0) goto done;
     if (args->measure) {

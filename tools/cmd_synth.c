@@ -66,7 +66,7 @@ static int synth(struct cli *c, void *user, char *line, struct dl_err *e)
     if (c->dry_run) return dl_fail(e, DL_EUSAGE, "--dry-run: synth has nothing to plan");
     if (synth_write(o, e) < 0) return -1;
     snprintf(line, 4096, "%s", o->out);
-    json_object_set_new(c->result, "out", json_string_nocheck(o->out));
+    json_object_set_new(c->result, "out", cli_string(o->out));
     json_object_set_new(c->result, "like", json_string(o->like));
     return 0;
 }

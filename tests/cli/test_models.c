@@ -4,6 +4,8 @@
 
 #include "loaders/st_write.h"
 
+#include <math.h>
+
 #define CLIP "text_encoder/model.safetensors"
 #define UNET "unet/diffusion_pytorch_model.safetensors"
 #define VAE "vae/diffusion_pytorch_model.safetensors"
@@ -205,6 +207,41 @@ static void test_tensors(void **state)
     assert_non_null(strstr(r.out, "mid_block.unheard_of"));
     assert_non_null(strstr(r.out, conv));
     run_free(&r);
+    /* so does its JSON, which is there in spite of the exit status */
+    run_dlens(&r, root, "inspect", "--json", model);
+    assert_int_equal(r.status, 3);
+    json_t *o = json_loads(r.out, 0, NULL);
+    assert_non_null(o);
+    assert_int_equal(json_array_size(json_object_get(o, "parts")), 3);
+    assert_int_equal(json_array_size(json_object_get(o, "faults")), 4);
+    assert_non_null(strstr(json_string_value(json_object_get(o, "error")), norm));
+    json_decref(o);
+    run_free(&r);
+}
+
+static int64_t spoil(struct st_tensor *t, int64_t n, const void *name)
+{
+    static float v[4096];
+    struct st_tensor *x = &t[index_of(t, n, name)];
+    assert_true(x->bytes <= (int64_t)sizeof v);
+    memcpy(v, x->data, (size_t)x->bytes);
+    v[0] = NAN, x->data = v;
+    return n;
+}
+
+/* Pictures of what is no number are made, but not in silence. */
+static void test_not_numbers(void **state)
+{
+    (void)state;
+    fresh();
+    rewrite(UNET, spoil, "conv_out.bias");
+    json_t *o = json_of("sweep", "--model", model, "--prompt", "x", "--seeds", "4:7", "--steps", "1", "--out",
+                        in_root("spoilt"));
+    json_t *w = json_object_get(o, "warnings");
+    assert_int_equal(json_array_size(w), 9); /* eight of twelve are named, and their number */
+    assert_non_null(strstr(json_string_value(json_array_get(w, 0)), "prompt 0, seed 4, layer 1: the model's result"));
+    assert_non_null(strstr(json_string_value(json_array_get(w, 8)), "12 pictures in all"));
+    json_decref(o);
 }
 
 /* One value in a JSON file replaced: `from` must be there. */
@@ -403,7 +440,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_places),  cmocka_unit_test(test_missing_files), cmocka_unit_test(test_file_sizes),
         cmocka_unit_test(test_tensors), cmocka_unit_test(test_configs),       cmocka_unit_test(test_layouts),
-        cmocka_unit_test(test_names),   cmocka_unit_test(test_hub_cache),
+        cmocka_unit_test(test_names),   cmocka_unit_test(test_hub_cache),     cmocka_unit_test(test_not_numbers),
     };
     return cmocka_run_group_tests(tests, cli_setup, root_remove);
 }
