@@ -126,6 +126,8 @@ static int inspect_run(struct cli *c, void *user, char *line, struct dl_err *e)
     json_object_set_new(c->result, "faults", i.faults);
     if (!a->model) return dl_fail(e, DL_EUSAGE, "a model folder is needed");
     if (gen_open(c, a, &m, e) < 0) goto done;
+    struct pipe_lens lens;
+    if (!m.pipe->upscales && gen_lens(a, m.pipe, &lens, e) < 0) goto done; /* before anything is printed */
     i.pipe = m.pipe;
     m.pipe->report = fault, m.pipe->report_user = &i;
     json_object_set_new(c->result, "model", cli_string(m.pipe->dir.path));

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static const char help[] =
     "usage: dlens synth --like NAME --out DIR [options]\n"
@@ -63,7 +64,10 @@ static int take(void *user, int v, struct dl_err *e)
 static int synth(struct cli *c, void *user, char *line, struct dl_err *e)
 {
     const struct synth_opts *o = user;
-    if (c->dry_run) return dl_fail(e, DL_EUSAGE, "--dry-run: synth has nothing to plan");
+    char path[4200];
+    snprintf(path, sizeof path, "%s/model_index.json", o->out ? o->out : "");
+    if (o->out && access(path, F_OK) == 0)
+        return dl_fail(e, DL_EUSAGE, "--out %s: this folder holds a model; name another, or remove it first", o->out);
     if (synth_write(o, e) < 0) return -1;
     snprintf(line, 4096, "%s", o->out);
     json_object_set_new(c->result, "out", cli_string(o->out));

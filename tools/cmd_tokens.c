@@ -82,5 +82,7 @@ int cmd_tokens(int argc, char **argv)
     gen_defaults(&a);
     return cli_main(
         argc, argv,
-        &(struct cli_main){.command = "tokens", .help = help, .options = options, .take = take, .run = tokens}, &a);
+        &(struct cli_main){
+            .command = "tokens", .help = help, .options = options, .no_dry_run = true, .take = take, .run = tokens},
+        &a);
 }

@@ -133,6 +133,10 @@ static void test_refusals(void **state)
     refuses(2, "unexpected", "inspect", sd15, sd15);
     refuses(2, "--like", "synth", "--out", out);
     refuses(2, "not known", "synth", "--like", "sd99", "--out", out);
+    refuses(2, "this folder holds a model; name another, or remove it first", "synth", "--like", "sd15", "--out", sd15);
+    refuses(2, "--dry-run: dlens synth has no plan to show", "synth", "--like", "sd15", "--out", out, "--dry-run");
+    refuses(2, "--dry-run: dlens tokens has no plan to show", "tokens", "--model", sd15, "--prompt", "x", "--dry-run");
+    refuses(2, "--resident says how the weights of T5-XXL", "inspect", sd15, "--resident", "all");
     assert_false(exists(out));
 }
 
