@@ -108,7 +108,8 @@ static int draw_group(const char *dir, const struct manifest_doc *d, const struc
         }
     }
     s.cell = cell;
-    if (!rc && asprintf(&title, "%s Diffusion Lens - %s", d->model.title, d->prompt[g.prompt].text) < 0) {
+    const char *prompt = d->prompt[g.prompt].text;
+    if (!rc && asprintf(&title, "%s Diffusion Lens%s%s", d->model.title, *prompt ? " - " : "", prompt) < 0) {
         title = NULL;
         rc = dl_fail(e, DL_ENOMEM, "%s: no memory", path);
     }

@@ -224,13 +224,16 @@ static int save(struct manifest *m, struct dl_err *e)
     return 0;
 }
 
-/* A value as it stands in a message: short, and cut between characters. */
+/* A value as it stands in a message: short, and cut between characters; of a SHA-256 the beginning. */
 static void show(char out[100], const json_t *v)
 {
     char *s = v ? json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
     size_t n = s ? strlen(s) : 0;
+    const char *text = json_string_value(v);
     if (!v) {
         strcpy(out, "(none)");
+    } else if (text && strlen(text) == SHA256_HEX - 1 && strspn(text, "0123456789abcdef") == SHA256_HEX - 1) {
+        snprintf(out, 100, "%.12s...", text);
     } else if (n < 80) {
         strcpy(out, s ? s : "?");
     } else {

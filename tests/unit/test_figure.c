@@ -307,6 +307,13 @@ static void of_a_sweep(void **state)
     assert_int_equal(count(&p, green), 3 * 16);
     int small = p.w;
     dl_png_close(&p);
+    prompt[1].text = ""; /* nothing to put behind a dash */
+    m.n = 0;
+    assert_int_equal(figure_sweep(root, &d, &(struct figure_sweep){0}, note, &m, &e), 0);
+    assert_int_equal(dl_png_read(&p, out, &e), 0);
+    assert_string_equal(dl_png_find(&p, "Title"), "Tiny Diffusion Lens");
+    dl_png_close(&p);
+    prompt[1].text = "a dog";
     snprintf(out, sizeof out, "%s/f.svg", root);
     m.n = 0;
     assert_int_equal(figure_sweep(root, &d, &(struct figure_sweep){.out = out}, note, &m, &e), 0);

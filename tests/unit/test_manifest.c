@@ -281,6 +281,8 @@ static void other_settings(void **state)
     w.image[1].k = 5;
     w.s.model.fingerprint = "ffff";
     is_refused(&w, "model files", "0123abcd", "ffff");
+    w.s.model.fingerprint = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+    is_refused(&w, "model files", "0123abcd", "model files fedcba987654... is asked for");
     w.s.model.name = "./other";
     is_refused(&w, "model \"./tiny\"", "model \"./other\"", "");
     sweep_free(&w);
