@@ -92,6 +92,10 @@ int cuda_tier_open(struct dl_ctx *c, struct dl_err *e);
 /* The variant for these arguments, of which key_mask may be the host's; NULL: none of the two tiers. */
 const char *cuda_tier_attn(const struct dl_ctx *c, const struct cuda_attn_args *a, bool *hopper);
 int cuda_tier_attn_run(const struct dl_ctx *c, const struct cuda_attn_args *a, bool hopper);
+/* The same for products and convolutions by our own kernels. */
+struct cuda_igemm_args;
+const char *cuda_tier_conv(const struct dl_ctx *c, const struct cuda_igemm_args *a, bool *hopper);
+int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, bool hopper);
 
 /* cuBLASLt. */
 enum { CUDA_LT_WORKSPACE = 32 << 20 };

@@ -21,10 +21,11 @@ static void run_igemm(struct dl_run *r, const char *op, const dl_act *x, const d
                                 .gate = e->gate,
                                 .res = e->res,
                                 .scale = e->scale};
-    r->variant = cuda_igemm_variant(&g);
+    bool hopper;
+    r->variant = cuda_tier_conv(r->ctx, &g, &hopper);
     if (!cuda_live(r)) return;
     g.step = cuda_step(r);
-    if (cuda_live(r)) cuda_launched(r, op, cuda_igemm(r->ctx->stream, &g));
+    if (cuda_live(r)) cuda_launched(r, op, cuda_tier_conv_run(r->ctx, &g, hopper));
 }
 
 void cuda_op_gemm(struct dl_run *r, const struct dl_gemm *a)

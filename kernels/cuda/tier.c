@@ -1,6 +1,7 @@
 /* Which tier of hand-written kernels runs: the portable one everywhere, the Hopper one (hopper/) besides on compute
  * capability 9.0, for the shapes that it serves and is thought to be better at. */
 #include "kernels/cuda/cuda_priv.h"
+#include "kernels/cuda/igemm.h"
 #include "kernels/cuda/kernels.h"
 #ifdef DLENS_HOPPER
 #include "kernels/cuda/hopper/hopper.h"
@@ -41,6 +42,28 @@ int cuda_tier_open(struct dl_ctx *c, struct dl_err *e)
         return dl_fail(e, DL_EFAIL, "DLENS_CUDA_TIER=hopper: %s",
                        c->cc == 90 ? "this dlens has no code for 90a" : "this GPU is not of compute capability 9.0");
     return 0;
+}
+
+const char *cuda_tier_conv(const struct dl_ctx *c, const struct cuda_igemm_args *a, bool *hopper)
+{
+    const char *name = NULL;
+#ifdef DLENS_HOPPER
+    if (c->tma_encode) name = cuda_conv_hopper_variant(a, c->hopper_always);
+#else
+    (void)c;
+#endif
+    *hopper = name != NULL;
+    return name ? name : cuda_igemm_variant(a);
+}
+
+int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, bool hopper)
+{
+#ifdef DLENS_HOPPER
+    if (hopper) return cuda_conv_hopper(c->stream, a, c->tma_encode, c->sms);
+#else
+    (void)hopper;
+#endif
+    return cuda_igemm(c->stream, a);
 }
 
 const char *cuda_tier_attn(const struct dl_ctx *c, const struct cuda_attn_args *a, bool *hopper)

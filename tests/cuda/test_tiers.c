@@ -1,5 +1,6 @@
-/* Every attention of the real models, full size, through both tiers of kernels: against the C reference, twice to the
- * same bytes, and by the variant that the tier is to choose. Shapes come from dry runs of the models. */
+/* Every attention and 3 x 3 convolution of the real models, full size, through both tiers of kernels: against the C
+ * reference, twice to the same bytes, and by the variant that the tier is to choose. Shapes come from dry runs of the
+ * models. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -58,14 +59,34 @@ static int teardown(void **state)
     return 0;
 }
 
+static const dl_act *result_of(const union op_args *a, enum op_kind kind)
+{
+    return kind == OP_ATTN ? &a->attn.y : &a->conv.y;
+}
+
 /* The output of set i, the caller's to free. */
 static void *output(struct case_run *c, int i, int64_t bytes)
 {
     struct dl_err e = {0};
     void *p = malloc((size_t)bytes);
     assert_non_null(p);
-    if (c->be->download(c->ctx, p, c->set[i].a.attn.y.p, bytes, &e) < 0) fail_msg("%s", e.msg);
+    if (c->be->download(c->ctx, p, result_of(&c->set[i].a, c->k->kind)->p, bytes, &e) < 0) fail_msg("%s", e.msg);
     return p;
+}
+
+/* What the Hopper tier is there for. */
+static bool attn_served(const struct tape_case *k)
+{
+    const struct dl_attn *a = &k->a.attn;
+    int d = a->q.c / a->heads;
+    bool dims = d == 40 || d == 64 || d == 80 || d == 128 || d == 160;
+    return k->run_t != DL_F32 && dims && !a->bias.p && !a->key_mask && !a->causal;
+}
+
+static bool conv_served(const struct tape_case *k)
+{
+    const struct dl_conv *a = &k->a.conv;
+    return k->run_t != DL_F32 && a->k == 3 && a->stride == 1 && !a->up && a->x.c % 8 == 0 && a->y.c % 8 == 0;
 }
 
 static void one(const struct tape_case *k, int tier, const char *model)
@@ -73,13 +94,13 @@ static void one(const struct tape_case *k, int tier, const char *model)
     struct case_run c = {0};
     struct check ch;
     struct dl_err e = {0};
-    int64_t bytes = dl_act_bytes(k->a.attn.y);
+    int64_t bytes = dl_act_bytes(*result_of(&k->a, k->kind));
     if (case_open(&c, k, world.be[tier], world.ctx[tier], 2, CASE_SIGNED, &e) < 0 || case_once(&c, 0, &e) < 0 ||
         c.be->sync(c.ctx, &e) < 0 || check_case(&c, world.ref, world.ref_ctx, &ch, &e) < 0 ||
         case_once(&c, 1, &e) < 0 || c.be->sync(c.ctx, &e) < 0)
-        fail_msg("%s attn %s, %s: %s", model, k->shape, tier_name[tier], e.msg);
-    print_message("%-8s %-4s %-52s %-8s %-20s %5.1f %% of budget\n", model, dl_type_name(k->run_t), k->shape,
-                  tier_name[tier], c.variant, 100 * ch.share);
+        fail_msg("%s %s %s, %s: %s", model, op_name(k->kind), k->shape, tier_name[tier], e.msg);
+    print_message("%-6s %-4s %-4s %-50s %-8s %-18s %5.1f %% of budget\n", model, dl_type_name(k->run_t),
+                  op_name(k->kind), k->shape, tier_name[tier], c.variant, 100 * ch.share);
     if (!(ch.share <= 1)) fail_msg("%.9g, not %.9g", ch.got, ch.want);
     assert_true(ch.elements > 0);
     void *first = output(&c, 0, bytes), *second = output(&c, 1, bytes);
@@ -87,16 +108,13 @@ static void one(const struct tape_case *k, int tier, const char *model)
     free(first), free(second);
 
     bool wgmma = strstr(c.variant, "wgmma") != NULL;
-    const struct dl_attn *a = &k->a.attn;
-    int d = a->q.c / a->heads;
-    bool dims = d == 40 || d == 64 || d == 80 || d == 128 || d == 160;
-    bool serves = world.hopper && k->run_t != DL_F32 && dims && !a->bias.p && !a->key_mask && !a->causal;
+    bool serves = world.hopper && (k->kind == OP_ATTN ? attn_served(k) : conv_served(k));
     if (tier != AUTO) assert_int_equal(wgmma, tier == HOPPER && serves);
     if (!serves) assert_false(wgmma);
     case_close(&c);
 }
 
-static void attentions(const char *like, int type)
+static void both_tiers(const char *like, int type)
 {
     struct tape *t = NULL;
     struct bench_model m = {0};
@@ -110,9 +128,10 @@ static void attentions(const char *like, int type)
     bench_model_close(&m);
     int n = 0;
     for (int i = 0; i < t->n; i++) {
-        bool known = t->c[i].kind != OP_ATTN;
+        bool known = t->c[i].kind != OP_ATTN && (t->c[i].kind != OP_CONV || t->c[i].a.conv.k != 3);
         for (int j = 0; j < i && !known; j++) /* in another phase */
-            known = t->c[j].kind == OP_ATTN && t->c[j].run_t == t->c[i].run_t && !strcmp(t->c[j].shape, t->c[i].shape);
+            known =
+                t->c[j].kind == t->c[i].kind && t->c[j].run_t == t->c[i].run_t && !strcmp(t->c[j].shape, t->c[i].shape);
         for (int tier = 0; tier < TIERS && !known; tier++)
             if (world.ctx[tier]) one(&t->c[i], tier, like), n++;
     }
@@ -120,11 +139,11 @@ static void attentions(const char *like, int type)
     tape_close(t);
 }
 
-static void sd15(void **state) { (void)state, attentions("sd15", DL_F16), attentions("sd15", DL_BF16); }
-static void sd21(void **state) { (void)state, attentions("sd21", DL_F16); }
-static void sdxl(void **state) { (void)state, attentions("sdxl", DL_F16); }
-static void deepfloyd(void **state) { (void)state, attentions("if", DL_BF16), attentions("if2", DL_F16); }
-static void flux(void **state) { (void)state, attentions("flux", DL_BF16); }
+static void sd15(void **state) { (void)state, both_tiers("sd15", DL_F16), both_tiers("sd15", DL_BF16); }
+static void sd21(void **state) { (void)state, both_tiers("sd21", DL_F16); }
+static void sdxl(void **state) { (void)state, both_tiers("sdxl", DL_F16); }
+static void deepfloyd(void **state) { (void)state, both_tiers("if", DL_BF16), both_tiers("if2", DL_F16); }
+static void flux(void **state) { (void)state, both_tiers("flux", DL_BF16); }
 
 int main(void)
 {

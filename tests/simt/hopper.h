@@ -3,22 +3,25 @@
  * alone; nothing of kernels/cuda/hopper/layout.h is used, so a descriptor, a swizzle or a fragment that is wrong there
  * gives wrong numbers here. Shared memory (simt_cc = 90) has addresses and is reached by these functions only.
  *
- *   TMA       a copy lands at a random later moment, a lazy one (1 in 4) when nothing else can happen any more; until
- *             then its destination is poisoned. Wrong alignment and boxes outside simt_alloc's buffers are reported.
- *   wgmma     runs when the first thread of the warpgroup waits for it, or (1 in 4) when no thread can go on without
- * it, so that shared memory and register operands are read as late as the hardware may: a stage freed too early and
- * bytes that no copy brought are reported. Accumulators are NaNs between issue and wait. Threads of a warpgroup that
- * disagree are reported. mbarrier  phases, arrivals and bytes; a use before the fence and __syncthreads() after init is
- * reported waits     that cannot end are reported with what the thread waits for, as are arrivals, copies and products
- * left over setmaxnreg  takes registers from a pool of 65,536 and waits until there are enough
+ *   TMA         a copy lands at a random later moment, a lazy one (1 in 4) when nothing else can happen any more; until
+ *               then its destination is poisoned. Wrong alignment and boxes outside simt_alloc's buffers are reported.
+ *   wgmma       runs when the first thread of the warpgroup waits for it, or (1 in 4) when no thread can go on without
+ *               it, so that shared memory and register operands are read as late as the hardware may: a stage freed too
+ *               early and bytes that no copy brought are reported. Accumulators are NaNs between issue and wait.
+ *               Threads of a warpgroup that disagree are reported.
+ *   st, ld      plain accesses: within shared memory, aligned, written before they are read, not where TMA writes
+ *   mbarrier    phases, arrivals and bytes; a use before the fence and __syncthreads() after init is reported
+ *   waits       that cannot end are reported with what the thread waits for, as are arrivals, copies and products left
+ *   setmaxnreg  takes registers from a pool of 65,536 and waits until there are enough
  *
  * Not imitated: more than one block a multiprocessor, clusters, the order of memory beyond what is said above.
  */
 #ifndef TESTS_SIMT_HOPPER_H
 #define TESTS_SIMT_HOPPER_H
 
-#include "kernels/cuda/hopper/plan.h"
 #include "tests/simt/simt.h"
+
+#include "kernels/cuda/hopper/plan.h"
 
 struct dl_tensor_map {
     hop_map m;
@@ -33,6 +36,10 @@ static inline int dl_tensor_map_make(void *encode, dl_tensor_map *map, const hop
 }
 
 uint32_t dl_smem_1024();
+void dl_smem_st2(uint32_t at, float a, float b);
+void dl_smem_ld4(float v[4], uint32_t at);
+void dl_smem_st2(uint32_t at, float a, float b);
+void dl_smem_ld4(float v[4], uint32_t at);
 void dl_mbar_init(uint32_t bar, uint32_t count);
 void dl_mbar_init_fence();
 void dl_mbar_arrive(uint32_t bar);

@@ -12,7 +12,7 @@ namespace simt
 {
 
 enum { MEMORY = 232448, BASE = 1040, REGISTERS = 65536, BARRIERS = 16, GROUPS = 8 };
-enum byte_state : uint8_t { NOTHING, COMING, THERE };
+enum byte_state : uint8_t { NOTHING, COMING, THERE, STORED /* by a plain store */ };
 
 struct mbarrier {
     uint32_t count, pending, parity, epoch;
@@ -343,6 +343,24 @@ using namespace simt;
 
 uint32_t dl_smem_1024() { return (BASE + 1023u) & ~1023u; }
 
+void dl_smem_st2(uint32_t at, float a, float b)
+{
+    inside(at, 8, 8, "st.shared");
+    for (uint32_t i = at; i < at + 8; i++) {
+        if (state[i] == COMING || state[i] == THERE || mbars.count(i)) fault("a store to shared byte %u, a tile's", i);
+        state[i] = STORED;
+    }
+    memcpy(memory + at, &a, 4), memcpy(memory + at + 4, &b, 4);
+}
+
+void dl_smem_ld4(float v[4], uint32_t at)
+{
+    inside(at, 16, 16, "ld.shared");
+    for (uint32_t i = at; i < at + 16; i++)
+        if (state[i] != STORED) fault("a load of shared byte %u, which no store wrote", i);
+    memcpy(v, memory + at, 16);
+}
+
 void dl_mbar_init(uint32_t bar, uint32_t count)
 {
     inside(bar, 8, 8, "mbarrier.init");
@@ -383,6 +401,7 @@ void dl_tma_load(uint32_t dst, const dl_tensor_map *map, uint32_t bar, int c0, i
     copies++;
     for (uint32_t i = 0; i < bytes; i++) {
         if (state[dst + i] == COMING) fault("TMA to shared byte %u, to which another copy is under way", dst + i);
+        if (state[dst + i] == STORED) fault("TMA to shared byte %u, which is for plain stores", dst + i);
         if (mbars.count(dst + i)) fault("TMA over the mbarrier at %u", dst + i);
         state[dst + i] = COMING, memory[dst + i] = 0xff, copied[dst + i] = copies;
     }

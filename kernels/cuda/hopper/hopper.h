@@ -21,6 +21,14 @@ int cuda_attn_hopper(struct CUstream_st *s, const struct cuda_attn_args *a, void
 /* "wgmma d64 128x128"; NULL: not served. always: also where the portable tier is thought to be the better one. */
 const char *cuda_attn_hopper_variant(const struct cuda_attn_args *a, bool always);
 
+/* ---- hopper/conv.cu ---- */
+
+/* cuda_igemm (igemm.h) for 3 x 3 convolutions of stride 1 without enlargement. */
+struct cuda_igemm_args;
+int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, void *encode, int sms);
+/* "wgmma 128x160", pixels x channels; NULL: not served, as above. Only with `always`, until it has been measured. */
+const char *cuda_conv_hopper_variant(const struct cuda_igemm_args *a, bool always);
+
 #ifdef __cplusplus
 }
 #endif
