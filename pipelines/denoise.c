@@ -160,12 +160,14 @@ static int read_schedule(struct pipe *p, const struct pipe_gen *g, struct dl_err
 {
     struct dn *d = p->dn;
     struct sched_config c;
+    bool learned = d->out_c == 2 * d->latent_c;
+    static const char unknown[] = "it does not know a learned variance, and this model's network has one";
+    if (learned && (g->scheduler == SCHED_PNDM || g->scheduler == SCHED_DDIM || g->scheduler == SCHED_EULER))
+        return wrong_kind(p, g, g->scheduler, unknown, e); /* whatever else its settings lack */
     if (read_config(p, g->scheduler, &c, e) < 0) return -1;
-    if (c.learned_var != (d->out_c == 2 * d->latent_c))
+    if (c.learned_var != learned)
         return wrong_kind(p, g, c.kind,
-                          c.learned_var ? "it reads a learned variance, and this model's network has none"
-                                        : "it does not know a learned variance, and this model's network has one",
-                          e);
+                          learned ? unknown : "it reads a learned variance, and this model's network has none", e);
     if (d->flow != (c.kind == SCHED_FLOW))
         return wrong_kind(p, g, c.kind,
                           d->flow ? "this model is trained for flow matching (flow-euler)"

@@ -111,6 +111,9 @@ static void test_options(void **state)
     sweep_of(2, "--max-tokens", first, "--max-tokens", "1");
     sweep_of(2, "multiples of 4", first, "--size", "18x18");
     sweep_of(2, "--scheduler flow-euler", first, "--scheduler", "flow-euler");
+    sweep_of(2, "--scheduler pndm: it does not know a learned variance", first, "--scheduler", "pndm");
+    sweep_of(2, "--scheduler ddim: it does not know a learned variance", first, "--scheduler", "ddim");
+    sweep_of(2, "--scheduler euler: it does not know a learned variance", first, "--scheduler", "euler");
     sweep_of(2, "--pooled", first, "--pooled", "full");
     sweep_of(2, "--vae-tile and --vae-dtype are about a VAE", first, "--vae-tile", "8");
     sweep_of(2, "--vae-tile and --vae-dtype are about a VAE", first, "--vae-dtype", "f32");
