@@ -222,7 +222,7 @@ char *bench_device_text(const struct cli *c, const struct bench_device *d, char 
         if (sscanf(line, "model name : %127[^\n]", name) == 1) break;
     if (f) fclose(f);
     if (c->threads)
-        snprintf(out, 200, "%s: %s, %d threads", d->be->name, name, c->threads);
+        snprintf(out, 200, "%s: %s, %d thread%s", d->be->name, name, c->threads, c->threads == 1 ? "" : "s");
     else
         snprintf(out, 200, "%s: %s, all cores", d->be->name, name);
     return out;

@@ -30,6 +30,7 @@ int gen_open(const struct cli *c, const struct gen_args *a, struct gen_model *m,
         return dl_fail(e, DL_EUSAGE,
                        "--model DIR is needed: a folder in diffusers layout, or a hub id in the local cache");
     if (prompts_check(a->model, e) < 0) return dl_fail_in(e, "--model"); /* manifests and figures name it */
+    if (a->title && prompts_check(a->title, e) < 0) return dl_fail_in(e, "--title");
     if (cli_device(c, &m->be, &m->ctx, e) < 0) return -1;
     struct pipe_opts o = {.be = m->be,
                           .ctx = m->ctx,

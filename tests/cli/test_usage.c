@@ -104,6 +104,7 @@ static void test_refusals(void **state)
     refuses(2, "--titles", SWEEP, "--titles", "both");
     refuses(2, "--text", SWEEP, "--text", "hf6");
     refuses(2, "--preset nope: expected", SWEEP, "--preset", "nope");
+    refuses(2, "--title: text is not valid UTF-8", SWEEP, "--title", "a\xff");
     refuses(2, "--seed 1.5", SWEEP, "--seed", "1.5");
     refuses(2, "--seed 18446744073709551616", SWEEP, "--seed", "18446744073709551616");
     refuses(2, "--seed -2", SWEEP, "--seed", "-2");
