@@ -258,8 +258,8 @@ static float *read_floats(const struct snapshot *s, const char *prefix, const ch
         dl_convert(v, DL_F32, t->data, t->t, n);
     for (int64_t i = 0; v && i < n; i++)
         if (!isfinite(v[i])) {
-            dl_fail(e, DL_EINPUT, "%s: %s: element %" PRId64 " is %g; states must be numbers", st_file_path(s->f), key, i,
-                    (double)v[i]);
+            dl_fail(e, DL_EINPUT, "%s: %s: element %" PRId64 " is %g; states must be numbers", st_file_path(s->f), key,
+                    i, (double)v[i]);
             free(v);
             return NULL;
         }

@@ -385,7 +385,8 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
 
     progress_open(&w.bar, g->cli);
     w.bar.decoding = (double)g->plan->decode_flops * g->plan->batch / (double)(g->plan->step_flops + 1);
-    struct lens_progress pr = {.tell = progress_tell, .part = progress_part, .spoilt = warn_spoilt, .user = &w, .stop = g->stop};
+    struct lens_progress pr = {
+        .tell = progress_tell, .part = progress_part, .spoilt = warn_spoilt, .user = &w, .stop = g->stop};
     int rc = lens_generate(g->pipe, g->job, g->plan, &g->source, m, g->args->out, &pr, e);
     double median, least;
     progress_step_ms(&w.bar, &median, &least);
