@@ -44,7 +44,8 @@ int prompts_add(struct prompts *ps, const char *text, const char *negative, cons
     struct lens_prompt *p = &ps->p[ps->n++];
     *p = (struct lens_prompt){.text = strdup(text), .negative = negative ? strdup(negative) : NULL, .n_seeds = n_seeds};
     p->seeds = malloc((size_t)n_seeds * sizeof *seeds);
-    if (!p->text || (negative && !p->negative) || !p->seeds) return dl_fail(e, DL_ENOMEM, "no memory for %d prompts", ps->n);
+    if (!p->text || (negative && !p->negative) || !p->seeds)
+        return dl_fail(e, DL_ENOMEM, "no memory for %d prompts", ps->n);
     for (int i = 0; i < n_seeds; i++) p->seeds[i] = seeds[i] + (ps->seed_offset ? (uint64_t)(ps->n - 1) : 0);
     return 0;
 }
