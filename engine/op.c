@@ -46,7 +46,7 @@ static bool begin(struct dl_run *r, struct dl_log *l, bool has_entry)
         dl_fail(&r->err, DL_EFAIL, "op %s: backend %s does not have it", l->op, r->be->name);
         return false;
     }
-    r->variant = "";
+    r->variant = "", r->shape = l->shape;
     if (r->time_on && r->mode == DL_EAGER) {
         if (r->be->sync && r->be->sync(r->ctx, &r->err) < 0) return false;
         l->ms = now_ms();
@@ -70,6 +70,7 @@ static void keep(struct dl_run *r, const struct dl_log *l)
 
 static void end(struct dl_run *r, struct dl_log *l)
 {
+    r->shape = NULL;
     if (r->arena.failed)
         dl_fail(&r->err, DL_ENOMEM, "op %s %s: arena of %lld bytes is too small for its scratch", l->op, l->shape,
                 (long long)r->arena.cap_bytes);

@@ -75,6 +75,11 @@ struct dl_backend {
     int (*record_end)(struct dl_ctx *, struct dl_graph **g, struct dl_err *);
     int (*replay)(struct dl_ctx *, struct dl_graph *g, int32_t step, struct dl_err *);
     void (*graph_free)(struct dl_ctx *, struct dl_graph *g);
+    /* Choices among several ways to compute the same that the backend has made by measurement, as pairs of texts: what
+     * is done (a product's shape, say), and how. choices tells those that this process has used; choose makes one
+     * beforehand, as a run recorded it, where it can be honoured. Both NULL in a backend that measures nothing. */
+    void (*choices)(struct dl_ctx *, void (*each)(void *user, const char *what, const char *how), void *user);
+    int (*choose)(struct dl_ctx *, const char *what, const char *how, struct dl_err *);
     const struct dl_lane_ops *lanes; /* NULL: the backend's memory is the host's, and ops are done when they return */
     void (*close)(struct dl_ctx *);
 };
@@ -94,6 +99,7 @@ struct dl_run {
     void (*at_stage)(void *user, struct dl_run *r, int stage);
     void *stage_user;
 
+    const char *shape;   /* of the op under way, as the log has it; for the backend's entry */
     const char *variant; /* set by the backend's entry: what it chose for the op under way */
     struct dl_log *log;  /* [n_log] kept when log_on; owned, see dl_run_close */
     int64_t n_log, cap_log;

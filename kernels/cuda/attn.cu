@@ -4,18 +4,23 @@
  *     masked give 0. Scores, softmax and sums in f32; probabilities are rounded to q's type for the second product.
  * Needs: sm_80; f16 or bf16; head dim a multiple of 8 up to 256 (attn_kernel, padded to DP by zeros on load), or 512
  *     (attn_wide_kernel, the VAE's one head).
- * How: the online softmax of FlashAttention-2 (Dao 2023, 2307.08691). attn_kernel: four warps with 16 MT queries each;
+ * How: the online softmax of FlashAttention-2 (Dao 2023, 2307.08691). attn_kernel: each of the warps has 16 MT queries;
  *     K and V come in tiles of BN keys, two stages of cp.async deep; scores stay in registers and become the A operand
  *     of the second product. Q's fragments are held in registers where they fit (QREG), else read again for each
- *     tile. Pitches of DP + 8 elements keep ldmatrix free of bank conflicts. Bias and key mask have kernels of their
- *     own (MASKS), so that the others keep their registers.
+ *     tile. Pitches of an odd number of 16-byte chunks keep ldmatrix free of bank conflicts. Head dim 40 is two steps of
+ *     16 channels and one of 8, without padding. Bias and key mask have kernels of their own (MASKS), so that the others
+ *     keep their registers.
  *     attn_wide_kernel: 32 queries, eight warps; a warp computes 16 x 8 scores over all 512 channels, P goes through
  *     shared memory and each warp sums 32 queries x 64 channels. V loads while scores are computed, the next K while V
  *     is used. There is no room for wider pitches; chunks of 16 bytes are swapped instead.
- * Budget: shared memory 4 BN (DP + 8) * 2 bytes where Q is in registers, else BM rows more: in the order of
- *     attn_padded's list 20, 28, 36, 44, 52, 68, 42, 99 KB, and 99 for the wide one. Registers on sm_86: 195, 243, 255,
- *     255, 216, 255, 226, 236, wide 127; nvcc 13.0 spills nothing for sm_80, 86, 89, 90a, 120. So two blocks an SM up
- *     to DP 80.
+ *     Ways (attn_list): 128 queries by four warps read K and V from shared memory once for 32 queries, at the price of
+ *     all registers; tiles of 64 x 32, or eight warps, put 16 warps on a multiprocessor to hide latencies, and read
+ *     shared memory twice as much: 128 bytes a clock at sm_80's 1,024 multiply-adds, which is its limit, but 16 to 32 at
+ *     the 128 and 256 of sm_86 and sm_89 GeForce cards.
+ * Budget: shared memory 4 BN LD * 2 bytes where Q is in registers, else BM rows more: of the 128 x 64 tiles (head dims
+ *     32 to 80) 20, 20, 28, 36, 44 KB; 64 x 32: 18 (64), 22 (80), 34 (128), 42 (160), 99 (256); 128 x 32: 52 (96), 68
+ *     (128); wide 99. Registers at most 255, 168 and 128 where three and four blocks (two of eight warps) are to fit;
+ *     nvcc 13.0 spills nothing for sm_80, 86, 89, 90a, 120.
  * Speed: not measured yet.
  * Traps: -inf - -inf. A row's running maximum stays -inf until a key counts; `base` is then 0. cp.async of a row beyond
  *     the last key fills zeros, so that 0 * NaN cannot come from V. scale > 0 is taken for granted by the maximum.
@@ -26,14 +31,17 @@
 #define LOG2E 1.4426950408889634f
 #define MINUS_INF dl_bits_f32(0xff800000u)
 
-template <class T_, int DP_, int MT_, int BN_, bool QREG_, bool MASKS_ = false> struct attn_cfg {
+template <class T_, int DP_, int WARPS_, int MT_, int BN_, bool QREG_, int BLOCKS_, bool MASKS_> struct attn_cfg {
     typedef T_ T;
     enum {
-        DP = DP_, MT = MT_, BN = BN_, QREG = QREG_, MASKS = MASKS_,
-        WARPS = 4, THREADS = 32 * WARPS, BM = 16 * MT * WARPS,
-        LD = DP + 8, /* pitch in shared memory */
-        SMEM = ((QREG ? 0 : BM) + 4 * BN) * LD * 2 /* with QREG, Q passes through the second stage */
+        DP = DP_, WARPS = WARPS_, MT = MT_, BN = BN_, QREG = QREG_, MASKS = MASKS_,
+        THREADS = 32 * WARPS, BM = 16 * MT * WARPS,
+        FULL = DP / 16, REST = DP % 16 / 8, STEPS = FULL + REST, /* of 16 channels, of 8, together */
+        LD = REST ? DP : DP + 8, /* pitch in shared memory: an odd number of 16-byte chunks */
+        SMEM = ((QREG ? 0 : BM) + 4 * BN) * LD * 2, /* with QREG, Q passes through the second stage */
+        BLOCKS = BLOCKS_ /* of a multiprocessor, which the registers must allow */
     };
+    static_assert(DP % 8 == 0 && LD / 8 % 2 == 1, "ldmatrix without bank conflicts");
 };
 
 /* Tokens [first, first + ROWS) of one row and head into shared memory [ROWS][LD], zeros beyond `tokens` and from
@@ -57,6 +65,13 @@ template <class T> __device__ __forceinline__ void frag_a(uint32_t a[4], dl_sptr
     dl_ldmatrix4(a, s + ((row + lane % 16) * ld + k * 16 + lane / 16 * 8));
 }
 
+/* The same of 8 channels [16 k, 16 k + 8). */
+template <class T> __device__ __forceinline__ void frag_a8(uint32_t a[2], dl_sptr<T> s, int ld, int row, int k)
+{
+    int lane = (int)threadIdx.x % 32;
+    dl_ldmatrix2(a, s + ((row + lane % 16) * ld + k * 16));
+}
+
 /* The B fragments of keys [key, key + 16) as columns: b[0], b[1] of the first 8, b[2], b[3] of the others. */
 template <class T> __device__ __forceinline__ void frag_k(uint32_t b[4], dl_sptr<T> s, int ld, int key, int k)
 {
@@ -64,11 +79,24 @@ template <class T> __device__ __forceinline__ void frag_k(uint32_t b[4], dl_sptr
     dl_ldmatrix4(b, s + ((key + lane / 16 * 8 + lane % 8) * ld + k * 16 + lane / 8 % 2 * 8));
 }
 
+/* Of 8 channels: b[0] of the first 8 keys, b[1] of the others. */
+template <class T> __device__ __forceinline__ void frag_k8(uint32_t b[2], dl_sptr<T> s, int ld, int key, int k)
+{
+    frag_a8(b, s, ld, key, k);
+}
+
 /* The B fragments of keys [key, key + 16) as rows, channels [c, c + 16): b[0], b[1] of the first 8 channels. */
 template <class T> __device__ __forceinline__ void frag_v(uint32_t b[4], dl_sptr<T> s, int ld, int key, int c)
 {
     int lane = (int)threadIdx.x % 32;
     dl_ldmatrix4_t(b, s + ((key + lane % 16) * ld + c + lane / 16 * 8));
+}
+
+/* Of 8 channels [c, c + 8). */
+template <class T> __device__ __forceinline__ void frag_v8(uint32_t b[2], dl_sptr<T> s, int ld, int key, int c)
+{
+    int lane = (int)threadIdx.x % 32;
+    dl_ldmatrix2_t(b, s + ((key + lane % 16) * ld + c));
 }
 
 /* What the scores of a tile go through: element e of an accumulator pair has query q0 + e / 2 * 8, key j0 + e % 2. */
@@ -128,10 +156,10 @@ __device__ __forceinline__ float quad_sum(float v)
     return v + dl_shfl_xor(v, 2);
 }
 
-template <class C> __global__ void __launch_bounds__(C::THREADS) attn_kernel(cuda_attn_args a)
+template <class C> __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) attn_kernel(cuda_attn_args a)
 {
     typedef typename C::T T;
-    static_assert(!C::QREG || C::BM <= 2 * C::BN, "Q fits a stage");
+    static_assert(C::QREG ? C::BM <= 2 * C::BN : !C::REST, "Q fits a stage");
     DL_DYN_SHARED(T, stages); /* [2][K and V][BN][LD], then Q if it stays */
     dl_sptr<T> sq = stages + (C::QREG ? 2 : 4) * C::BN * C::LD;
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
@@ -155,7 +183,7 @@ template <class C> __global__ void __launch_bounds__(C::THREADS) attn_kernel(cud
             for (int e = 0; e < 4; e++) o[i][n][e] = 0;
         for (int h = 0; h < 2; h++) top[i][h] = MINUS_INF, sum[i][h] = 0;
     }
-    uint32_t qf[C::QREG ? C::MT : 1][C::QREG ? C::DP / 16 : 1][4];
+    uint32_t qf[C::QREG ? C::MT : 1][C::QREG ? C::STEPS : 1][4];
     const int q0 = m0 + warp * 16 * C::MT + lane / 4;
     const float by2 = C::MASKS ? 1 : m.scale2; /* from scores to exponents of 2, in the same operation as - maximum */
 
@@ -163,9 +191,11 @@ template <class C> __global__ void __launch_bounds__(C::THREADS) attn_kernel(cud
         dl_cp_wait<0>();
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < C::MT; i++)
-            for (int c = 0; c < C::DP / 16; c++)
-                frag_a(qf[C::QREG ? i : 0][C::QREG ? c : 0], sq, C::LD, (warp * C::MT + i) * 16, c);
+        for (int i = 0; i < C::MT; i++) {
+            int row = (warp * C::MT + i) * 16;
+            for (int c = 0; c < C::FULL; c++) frag_a(qf[C::QREG ? i : 0][C::QREG ? c : 0], sq, C::LD, row, c);
+            if (C::REST) frag_a8(qf[C::QREG ? i : 0][C::QREG ? C::STEPS - 1 : 0], sq, C::LD, row, C::FULL);
+        }
         __syncthreads();
     }
 
@@ -185,8 +215,8 @@ template <class C> __global__ void __launch_bounds__(C::THREADS) attn_kernel(cud
         for (int i = 0; i < C::MT; i++)
             for (int n = 0; n < C::BN / 8; n++)
                 for (int e = 0; e < 4; e++) s[i][n][e] = 0;
-#pragma unroll(C::QREG || C::DP <= 128 ? C::DP / 16 : 2)
-        for (int c = 0; c < C::DP / 16; c++) {
+#pragma unroll(C::QREG || C::DP <= 128 ? C::FULL : 2)
+        for (int c = 0; c < C::FULL; c++) {
             uint32_t qa[C::MT][4];
 #pragma unroll
             for (int i = 0; i < C::MT; i++) {
@@ -204,6 +234,19 @@ template <class C> __global__ void __launch_bounds__(C::THREADS) attn_kernel(cud
                 for (int i = 0; i < C::MT; i++) {
                     dl_mma<T>(s[i][2 * n], qa[i], b[0], b[1]);
                     dl_mma<T>(s[i][2 * n + 1], qa[i], b[2], b[3]);
+                }
+            }
+        }
+        if (C::REST) {
+#pragma unroll
+            for (int n = 0; n < C::BN / 16; n++) {
+                uint32_t b[2];
+                frag_k8(b, kt, C::LD, n * 16, C::FULL);
+#pragma unroll
+                for (int i = 0; i < C::MT; i++) {
+                    const uint32_t *qa = qf[C::QREG ? i : 0][C::QREG ? C::STEPS - 1 : 0];
+                    dl_mma8<T>(s[i][2 * n], qa, b[0]);
+                    dl_mma8<T>(s[i][2 * n + 1], qa, b[1]);
                 }
             }
         }
@@ -245,9 +288,9 @@ template <class C> __global__ void __launch_bounds__(C::THREADS) attn_kernel(cud
             sum[i][0] += part[0], sum[i][1] += part[1];
         }
 #pragma unroll
-        for (int j = 0; j < C::BN / 16; j++)
+        for (int j = 0; j < C::BN / 16; j++) {
 #pragma unroll
-            for (int n = 0; n < C::DP / 16; n++) {
+            for (int n = 0; n < C::FULL; n++) {
                 uint32_t b[4];
                 frag_v(b, vt, C::LD, j * 16, n * 16);
 #pragma unroll
@@ -256,6 +299,13 @@ template <class C> __global__ void __launch_bounds__(C::THREADS) attn_kernel(cud
                     dl_mma<T>(o[i][2 * n + 1], p[i][j], b[2], b[3]);
                 }
             }
+            if (C::REST) {
+                uint32_t b[2];
+                frag_v8(b, vt, C::LD, j * 16, C::FULL * 16);
+#pragma unroll
+                for (int i = 0; i < C::MT; i++) dl_mma<T>(o[i][C::DP / 8 - 1], p[i][j], b[0], b[1]);
+            }
+        }
         __syncthreads();
     }
 
@@ -435,43 +485,47 @@ template <class C> static int attn_run(struct CUstream_st *s, const cuda_attn_ar
     return DL_LAUNCH(attn_kernel<C>, grid, C::THREADS, C::SMEM, s, a);
 }
 
-/* The smallest padded head dim that holds d. */
-static int attn_padded(int d)
+template <class W> static int attn_run_wide(struct CUstream_st *s, const cuda_attn_args &a)
 {
-    static const int dims[] = {32, 48, 64, 80, 96, 128, 160, 256};
-    for (int i = 0; i < (int)(sizeof dims / sizeof dims[0]); i++)
-        if (d <= dims[i]) return dims[i];
-    return 512;
-}
-
-static int attn_padded_masks(int d) { return d <= 32 ? 32 : d <= 64 ? 64 : d <= 128 ? 128 : d <= 256 ? 256 : 512; }
-
-template <class T> static int attn_pick(struct CUstream_st *s, const cuda_attn_args &a)
-{
-    typedef wide_cfg<T> W;
-    bool masks = a.bias.p || a.key_mask;
-    if (masks)
-        switch (attn_padded_masks(a.q.c / a.heads)) {
-        case 32: return attn_run<attn_cfg<T, 32, 1, 64, true, true> >(s, a);
-        case 64: return attn_run<attn_cfg<T, 64, 1, 64, true, true> >(s, a);
-        case 128: return attn_run<attn_cfg<T, 128, 1, 32, true, true> >(s, a);
-        case 256: return attn_run<attn_cfg<T, 256, 1, 16, false, true> >(s, a);
-        default: break;
-        }
-    switch (masks ? 512 : attn_padded(a.q.c / a.heads)) {
-    case 32: return attn_run<attn_cfg<T, 32, 2, 64, true> >(s, a);
-    case 48: return attn_run<attn_cfg<T, 48, 2, 64, true> >(s, a);
-    case 64: return attn_run<attn_cfg<T, 64, 2, 64, true> >(s, a);
-    case 80: return attn_run<attn_cfg<T, 80, 2, 64, true> >(s, a);
-    case 96: return attn_run<attn_cfg<T, 96, 2, 32, false> >(s, a);
-    case 128: return attn_run<attn_cfg<T, 128, 2, 32, false> >(s, a);
-    case 160: return attn_run<attn_cfg<T, 160, 1, 32, true> >(s, a);
-    case 256: return attn_run<attn_cfg<T, 256, 1, 32, false> >(s, a);
-    default: break;
-    }
     dim3 grid((unsigned)((k_pixels(&a.q) + W::BM - 1) / W::BM), (unsigned)a.heads, (unsigned)a.q.n);
     return DL_LAUNCH(attn_wide_kernel<W>, grid, W::THREADS, W::SMEM, s, a);
 }
+
+/* A kernel for padded head dims; in its name: queries and keys of a tile, and w8 for eight warps. */
+struct attn_way {
+    int dp;
+    bool masks;
+    const char *name;
+    int (*run[2])(struct CUstream_st *, const cuda_attn_args &); /* f16, bf16 */
+};
+
+#define ATTN_WAY(name, dp, masks, ...)                                                                                 \
+    {dp, masks, name, {attn_run<attn_cfg<dl_half, dp, __VA_ARGS__, masks> >,                                           \
+                       attn_run<attn_cfg<dl_bf16, dp, __VA_ARGS__, masks> >}}
+#define ATTN_WIDE(name, masks) {512, masks, name, {attn_run_wide<wide_cfg<dl_half> >, attn_run_wide<wide_cfg<dl_bf16> >}}
+
+/* By head dim, smallest first; of one head dim the best guess first. */
+static const attn_way attn_list[] = {
+    ATTN_WAY("mma d32 128x64", 32, false, 4, 2, 64, true, 2),
+    ATTN_WAY("mma d40 128x64", 40, false, 4, 2, 64, true, 2),
+    ATTN_WAY("mma d40 128x64 w8", 40, false, 8, 1, 64, true, 2),
+    ATTN_WAY("mma d48 128x64", 48, false, 4, 2, 64, true, 2),
+    ATTN_WAY("mma d64 128x64", 64, false, 4, 2, 64, true, 2),
+    ATTN_WAY("mma d64 64x32", 64, false, 4, 1, 32, true, 4),
+    ATTN_WAY("mma d80 128x64", 80, false, 4, 2, 64, true, 2),
+    ATTN_WAY("mma d80 64x32", 80, false, 4, 1, 32, true, 4),
+    ATTN_WAY("mma d96 128x32", 96, false, 4, 2, 32, false, 2),
+    ATTN_WAY("mma d128 128x32", 128, false, 4, 2, 32, false, 2),
+    ATTN_WAY("mma d128 64x32", 128, false, 4, 1, 32, true, 3),
+    ATTN_WAY("mma d160 64x32", 160, false, 4, 1, 32, true, 2),
+    ATTN_WAY("mma d256 64x32", 256, false, 4, 1, 32, false, 1),
+    ATTN_WIDE("mma d512 32x32", false),
+    ATTN_WAY("mma d32 64x64 masks", 32, true, 4, 1, 64, true, 2),
+    ATTN_WAY("mma d64 64x64 masks", 64, true, 4, 1, 64, true, 2),
+    ATTN_WAY("mma d128 64x32 masks", 128, true, 4, 1, 32, true, 2),
+    ATTN_WAY("mma d256 64x16 masks", 256, true, 4, 1, 16, false, 1),
+    ATTN_WIDE("mma d512 32x32", true),
+};
 
 static bool attn_side_ok(const dl_act *x, const struct cuda_attn_args *a)
 {
@@ -479,38 +533,33 @@ static bool attn_side_ok(const dl_act *x, const struct cuda_attn_args *a)
            k_pixels(x) <= INT32_MAX / 2;
 }
 
-const char *cuda_attn_variant(const struct cuda_attn_args *a)
+/* The n-th way for these arguments, or NULL. */
+static const attn_way *attn_find(const struct cuda_attn_args *a, int n)
 {
     if (a->q.t != DL_F16 && a->q.t != DL_BF16) return NULL;
     if (a->heads < 1 || a->heads > K_MAX_ROWS || a->q.n > K_MAX_ROWS || a->q.c % a->heads || !(a->scale > 0))
         return NULL;
     if (!attn_side_ok(&a->q, a) || !attn_side_ok(&a->k, a) || !attn_side_ok(&a->v, a) || !attn_side_ok(&a->y, a))
         return NULL;
-    int d = a->q.c / a->heads;
+    int d = a->q.c / a->heads, dp = 0;
+    bool masks = a->bias.p || a->key_mask;
     if (d % 8 || (d > 256 && d != 512)) return NULL;
-    if (a->bias.p || a->key_mask)
-        switch (attn_padded_masks(d)) {
-        case 32: return "mma d32 64x64 masks";
-        case 64: return "mma d64 64x64 masks";
-        case 128: return "mma d128 64x32 masks";
-        case 256: return "mma d256 64x16 masks";
-        default: break;
-        }
-    switch (attn_padded(d)) {
-    case 32: return "mma d32 128x64";
-    case 48: return "mma d48 128x64";
-    case 64: return "mma d64 128x64";
-    case 80: return "mma d80 128x64";
-    case 96: return "mma d96 128x32";
-    case 128: return "mma d128 128x32";
-    case 160: return "mma d160 64x32";
-    case 256: return "mma d256 64x32";
-    default: return "mma d512 32x32";
+    for (const attn_way &w : attn_list) {
+        if (w.masks != masks || w.dp < d || (dp && w.dp != dp)) continue;
+        dp = w.dp;
+        if (n-- == 0) return &w;
     }
+    return NULL;
 }
 
-int cuda_attn(struct CUstream_st *s, const struct cuda_attn_args *a)
+const char *cuda_attn_variant(const struct cuda_attn_args *a, int way)
 {
-    if (!cuda_attn_variant(a)) return CUDA_K_UNSUPPORTED;
-    return a->q.t == DL_F16 ? attn_pick<dl_half>(s, *a) : attn_pick<dl_bf16>(s, *a);
+    const attn_way *w = attn_find(a, way);
+    return w ? w->name : NULL;
+}
+
+int cuda_attn(struct CUstream_st *s, const struct cuda_attn_args *a, int way)
+{
+    const attn_way *w = attn_find(a, way);
+    return w ? w->run[a->q.t == DL_BF16](s, *a) : CUDA_K_UNSUPPORTED;
 }

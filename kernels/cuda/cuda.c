@@ -1,6 +1,5 @@
 /* The CUDA backend: device, stream, memory. */
 #include "kernels/cuda/cuda_priv.h"
-#include "kernels/cuda/kernels.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -119,6 +118,7 @@ static void cuda_close(struct dl_ctx *c)
 {
     if (c->stream) (void)cudaStreamSynchronize(c->stream);
     cuda_blas_close(c);
+    cuda_tune_close(c);
     cuda_consts_close(c);
     cuda_stage_close(&c->stage);
     if (c->step) (void)cudaFree(c->step);
@@ -205,6 +205,7 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
         goto fail;
     }
     if (probe(c, e) < 0 || cuda_tier_open(c, e) < 0) goto fail;
+    if (cuda_tune_open(c, cuda_blas_version(), e) < 0) goto fail;
     if (!c->opts.no_libraries && cuda_blas_open(c, e) < 0) goto fail;
     cuda_ops_init(&c->ops);
     c->be = (struct dl_backend){
@@ -222,6 +223,8 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
         .replay = cuda_replay,
         .graph_free = cuda_graph_free,
         .lanes = &cuda_lane_ops,
+        .choices = cuda_tune_each,
+        .choose = cuda_tune_pin,
         .close = cuda_close,
     };
     *be = &c->be, *ctx = c;

@@ -8,8 +8,8 @@
  * Memory: what a run needs comes out of its arena, workspaces included. Outside it the backend holds two pinned staging
  * buffers, the step index, and small immutable copies of host arrays (row maps, sampler tables).
  *
- * Tuning: the first eager run of a matrix product's shape times cuBLASLt's candidates and keeps the fastest, also in
- * $XDG_CACHE_HOME/dlens (or ~/.cache/dlens), one file for each device and library version. Never during a capture.
+ * Tuning (tune.h): where there are several ways to do an op (kernels of ours, cuBLASLt's algorithms), the first eager
+ * run of its shape times them and keeps the fastest, also in a file in the user's cache folder. Never during a capture.
  *
  * Errors of cuda_open: no driver, a driver too old for this build, no such device, one that is too old or that this
  * build has no code for: DL_ENOMEM (the exit code for "no memory, no such device"), naming what was found. */
@@ -21,7 +21,8 @@
 struct dl_cuda_opts {
     int device;          /* index as CUDA counts, CUDA_VISIBLE_DEVICES respected */
     bool no_libraries;   /* our own kernels alone, no cuBLASLt: for tests and benchmarks */
-    bool no_tuning;      /* the library's first proposal, no timing, no cache file */
+    bool no_tuning;      /* always the best guess, no timing, no cache file */
+    int way;             /* n > 0: of several ways always the n-th, or the last; for tests */
     int64_t piece_bytes; /* of f32 sums that a product in e4m3 keeps at once; 0: 64 MiB */
 };
 

@@ -9,6 +9,8 @@
 
 #include "engine/run.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/tune.h"
 
 #include <cuda_runtime_api.h>
 
@@ -39,6 +41,7 @@ struct dl_ctx {
     void *tma_encode;   /* the driver's cuTensorMapEncodeTiled where the Hopper tier runs, else NULL */
     bool hopper_always; /* also for shapes at which the portable tier is thought to be better: for tests */
     struct cuda_const *consts;
+    struct cuda_tune *tune;
     struct cuda_blas *blas;
 };
 
@@ -87,11 +90,11 @@ int cuda_replay(struct dl_ctx *c, struct dl_graph *g, int32_t step, struct dl_er
 void cuda_graph_free(struct dl_ctx *c, struct dl_graph *g);
 
 /* tier.c. DLENS_CUDA_TIER: auto (or unset), portable, hopper (wherever it serves); another word is an error. */
-struct cuda_attn_args;
 int cuda_tier_open(struct dl_ctx *c, struct dl_err *e);
-/* The variant for these arguments, of which key_mask may be the host's; NULL: none of the two tiers. */
-const char *cuda_tier_attn(const struct dl_ctx *c, const struct cuda_attn_args *a, bool *hopper);
-int cuda_tier_attn_run(const struct dl_ctx *c, const struct cuda_attn_args *a, bool hopper);
+/* Names of the ways to do this attention, of which key_mask may be the host's, the best guess first; their number, 0
+ * where neither tier serves it. */
+int cuda_tier_attn(const struct dl_ctx *c, const struct cuda_attn_args *a, const char *name[CUDA_WAYS]);
+int cuda_tier_attn_run(const struct dl_ctx *c, const struct cuda_attn_args *a, int way);
 /* The same for products and convolutions by our own kernels. */
 struct cuda_igemm_args;
 const char *cuda_tier_conv(const struct dl_ctx *c, const struct cuda_igemm_args *a, bool *hopper);
@@ -101,6 +104,7 @@ int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, 
 enum { CUDA_LT_WORKSPACE = 32 << 20 };
 int cuda_blas_open(struct dl_ctx *c, struct dl_err *e);
 void cuda_blas_close(struct dl_ctx *c);
+size_t cuda_blas_version(void); /* as the library counts; 0 without one */
 /* Whether the library does this product whole, epilogue included; from the arguments alone. */
 bool cuda_blas_takes(const struct dl_ctx *c, const struct dl_gemm *a);
 /* bias in y's type; workspace [CUDA_LT_WORKSPACE]. */

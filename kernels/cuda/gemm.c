@@ -2,7 +2,6 @@
 #include "engine/e4m3.h"
 #include "kernels/cuda/cuda_priv.h"
 #include "kernels/cuda/igemm.h"
-#include "kernels/cuda/kernels.h"
 
 /* Our own kernel. k and taps come from the op; w in the run's type. */
 static void run_igemm(struct dl_run *r, const char *op, const dl_act *x, const dl_act *y, const void *w, int k,

@@ -3,33 +3,27 @@
  * The library is column-major: our row-major y [m][out] is its D [out x m], so A is w (transposed), B is x, and the
  * bias runs along D's rows as it wants. Rows of activations that do not lie back to back become a strided batch.
  *
- * The algorithm for a shape is the fastest of the library's proposals, timed in the first eager run, and kept in memory
- * and in a text file: "shape TAB 8 hexadecimal words" a line. A line is used only if the library accepts it
- * (cublasLtMatmulAlgoCheck), so a damaged file costs time and nothing else. */
+ * The algorithm for a shape is the fastest of the library's proposals (tune.h); what tune.h keeps of it is the library's
+ * own description, 8 hexadecimal words, used only if the library accepts it (cublasLtMatmulAlgoCheck). */
 #include "kernels/cuda/cuda_priv.h"
 
 #include <cublasLt.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-enum { PROPOSALS = 8, TIMED_RUNS = 5, KEY = 160, LINES_MAX = 20000 };
+enum { PROPOSALS = 8, KEY = 160 };
 
+/* An algorithm that the library has proposed or accepted in this process. */
 struct algo {
     struct algo *next;
     char key[KEY];
     cublasLtMatmulAlgo_t algo;
-    bool checked; /* proposed or accepted by the library in this process */
 };
 
 struct cuda_blas {
     cublasLtHandle_t handle;
     struct algo *algos;
-    char *file; /* NULL: no cache */
-    cudaEvent_t begin, end;
 };
 
 /* Everything cuBLASLt needs to know of one product. */
@@ -48,67 +42,24 @@ static int lt_fail(struct dl_err *e, cublasStatus_t s, const char *what)
                    cublasLtGetStatusString(s));
 }
 
-static void keep(struct cuda_blas *b, const char *key, const cublasLtMatmulAlgo_t *algo, bool checked)
-{
-    struct algo *k = calloc(1, sizeof *k);
-    if (!k) return;
-    snprintf(k->key, sizeof k->key, "%s", key);
-    k->algo = *algo, k->checked = checked, k->next = b->algos, b->algos = k;
-}
-
-static struct algo *find(struct cuda_blas *b, const char *key)
+static struct algo *find(const struct cuda_blas *b, const char *key)
 {
     for (struct algo *k = b->algos; k; k = k->next)
         if (!strcmp(k->key, key)) return k;
     return NULL;
 }
 
-static void read_file(struct cuda_blas *b)
+static struct algo *keep(struct dl_run *r, const char *key, const cublasLtMatmulAlgo_t *algo)
 {
-    char line[512], key[KEY];
-    FILE *f = b->file ? fopen(b->file, "re") : NULL;
-    for (int i = 0; f && i < LINES_MAX && fgets(line, sizeof line, f); i++) {
-        cublasLtMatmulAlgo_t a;
-        uint64_t *v = a.data;
-        if (sscanf(line,
-                   "%159[^\t]\t%" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64
-                   " %" SCNx64,
-                   key, v, v + 1, v + 2, v + 3, v + 4, v + 5, v + 6, v + 7) == 9 &&
-            !find(b, key))
-            keep(b, key, &a, false);
+    struct cuda_blas *b = r->ctx->blas;
+    struct algo *k = calloc(1, sizeof *k);
+    if (!k) {
+        dl_fail(&r->err, DL_ENOMEM, "no memory for an algorithm");
+        return NULL;
     }
-    if (f) fclose(f);
-}
-
-/* One line, in one write; a cache that cannot be written is no error. */
-static void append(const struct cuda_blas *b, const char *key, const cublasLtMatmulAlgo_t *algo)
-{
-    char line[KEY + 160];
-    const uint64_t *v = algo->data;
-    int n = snprintf(line, sizeof line,
-                     "%s\t%" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64
-                     "\n",
-                     key, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
-    int fd = b->file ? open(b->file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
-    if (fd < 0) return;
-    if (write(fd, line, (size_t)n) != n) (void)0; /* a half line is skipped when it is read */
-    close(fd);
-}
-
-/* $XDG_CACHE_HOME/dlens/cublaslt-DEVICE-VERSION.txt; NULL when there is no home. */
-static char *cache_file(const struct dl_ctx *c)
-{
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char path[2048];
-    int n = xdg && *xdg == '/'     ? snprintf(path, sizeof path, "%s", xdg)
-            : home && *home == '/' ? snprintf(path, sizeof path, "%s/.cache", home)
-                                   : -1;
-    if (n < 0 || n > 1800) return NULL;
-    mkdir(path, 0755);
-    n += snprintf(path + n, sizeof path - (size_t)n, "/dlens");
-    mkdir(path, 0755);
-    snprintf(path + n, sizeof path - (size_t)n, "/cublaslt-%s-%zu.txt", c->name, cublasLtGetVersion());
-    return strdup(path);
+    snprintf(k->key, sizeof k->key, "%s", key);
+    k->algo = *algo, k->next = b->algos, b->algos = k;
+    return k;
 }
 
 int cuda_blas_open(struct dl_ctx *c, struct dl_err *e)
@@ -116,14 +67,7 @@ int cuda_blas_open(struct dl_ctx *c, struct dl_err *e)
     struct cuda_blas *b = c->blas = calloc(1, sizeof *b);
     if (!b) return dl_fail(e, DL_ENOMEM, "no memory for cuBLASLt's state");
     cublasStatus_t s = cublasLtCreate(&b->handle);
-    if (s != CUBLAS_STATUS_SUCCESS) return lt_fail(e, s, "opening");
-    cudaError_t rc = cudaEventCreate(&b->begin);
-    if (rc == cudaSuccess) rc = cudaEventCreate(&b->end);
-    if (rc != cudaSuccess) return cuda_fail(e, rc, "making an event");
-    if (c->opts.no_tuning) return 0;
-    b->file = cache_file(c);
-    read_file(b);
-    return 0;
+    return s == CUBLAS_STATUS_SUCCESS ? 0 : lt_fail(e, s, "opening");
 }
 
 void cuda_blas_close(struct dl_ctx *c)
@@ -131,13 +75,12 @@ void cuda_blas_close(struct dl_ctx *c)
     struct cuda_blas *b = c->blas;
     if (!b) return;
     for (struct algo *k = b->algos, *next; k; k = next) next = k->next, free(k);
-    if (b->begin) (void)cudaEventDestroy(b->begin);
-    if (b->end) (void)cudaEventDestroy(b->end);
     if (b->handle) (void)cublasLtDestroy(b->handle);
-    free(b->file);
     free(b);
     c->blas = NULL;
 }
+
+size_t cuda_blas_version(void) { return cublasLtGetVersion(); }
 
 static bool aligned(const dl_act *a)
 {
@@ -257,26 +200,6 @@ static cublasStatus_t launch(const struct dl_ctx *c, const struct product *p, vo
                           p->d, algo, workspace, CUDA_LT_WORKSPACE, c->stream);
 }
 
-/* Median of a few runs in ms; a large number for an algorithm that fails. */
-static float time_of(const struct dl_ctx *c, const struct product *p, void *y, const cublasLtMatmulAlgo_t *algo,
-                     void *workspace)
-{
-    float ms[TIMED_RUNS];
-    for (int i = -1; i < TIMED_RUNS; i++) {
-        (void)cudaEventRecord(c->blas->begin, c->stream);
-        if (launch(c, p, y, algo, workspace) != CUBLAS_STATUS_SUCCESS) return 1e30f;
-        (void)cudaEventRecord(c->blas->end, c->stream);
-        if (cudaEventSynchronize(c->blas->end) != cudaSuccess) return 1e30f;
-        if (i < 0) continue; /* the first loads code */
-        int at = i;
-        float v = 1e30f;
-        (void)cudaEventElapsedTime(&v, c->blas->begin, c->blas->end);
-        for (; at > 0 && ms[at - 1] > v; at--) ms[at] = ms[at - 1];
-        ms[at] = v;
-    }
-    return ms[TIMED_RUNS / 2];
-}
-
 /* The library's proposals for the product, best guess first; their number, 0 with an error. */
 static int propose(struct dl_run *r, const struct product *p, cublasLtMatmulHeuristicResult_t *found)
 {
@@ -303,44 +226,79 @@ static int propose(struct dl_run *r, const struct product *p, cublasLtMatmulHeur
     return 0;
 }
 
-/* Chooses, timing into memory of its own: y may be an input as well. */
-static struct algo *tune(struct dl_run *r, const struct product *p, void *workspace)
+static void write_algo(char text[CUDA_TUNE_VALUE], const cublasLtMatmulAlgo_t *algo)
+{
+    const uint64_t *v = algo->data;
+    snprintf(text, CUDA_TUNE_VALUE,
+             "%" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64, v[0], v[1],
+             v[2], v[3], v[4], v[5], v[6], v[7]);
+}
+
+/* Whether the text describes an algorithm that the library takes for this product. */
+static bool read_algo(const struct dl_ctx *c, const struct product *p, const char *text, cublasLtMatmulAlgo_t *algo)
+{
+    cublasLtMatmulHeuristicResult_t res = {0};
+    uint64_t *v = algo->data;
+    if (sscanf(text,
+               "%" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64, v, v + 1,
+               v + 2, v + 3, v + 4, v + 5, v + 6, v + 7) != 8)
+        return false;
+    return cublasLtMatmulAlgoCheck(c->blas->handle, p->op, p->a, p->b, p->c, p->d, algo, &res) ==
+               CUBLAS_STATUS_SUCCESS &&
+           res.state == CUBLAS_STATUS_SUCCESS && res.workspaceSize <= CUDA_LT_WORKSPACE;
+}
+
+struct race {
+    const struct dl_ctx *c;
+    const struct product *p;
+    const cublasLtMatmulHeuristicResult_t *found;
+    void *y, *workspace;
+};
+
+static bool go(void *user, int i)
+{
+    const struct race *t = user;
+    return t->found[i].state == CUBLAS_STATUS_SUCCESS &&
+           launch(t->c, t->p, t->y, &t->found[i].algo, t->workspace) == CUBLAS_STATUS_SUCCESS;
+}
+
+/* Chooses. A product that adds to its own result is timed into other memory, if there is some. */
+static struct algo *tune(struct dl_run *r, const struct product *p, const char *key, void *workspace)
 {
     struct dl_ctx *c = r->ctx;
     cublasLtMatmulHeuristicResult_t found[PROPOSALS];
-    void *y = NULL;
+    struct race t = {.c = c, .p = p, .found = found, .y = p->y, .workspace = workspace};
+    void *other = NULL;
+    char text[CUDA_TUNE_VALUE];
+    int n = propose(r, p, found), best = -1;
+    if (n == 0) return NULL;
+    if (p->res == p->y && n > 1 && !c->opts.no_tuning) {
+        if (cudaMalloc(&other, (size_t)p->y_bytes) != cudaSuccess) (void)cudaGetLastError();
+        t.y = other;
+    }
+    if (n > 1 && !c->opts.no_tuning && t.y) best = cuda_tune_race(c, n, go, &t);
+    if (other) (void)cudaFree(other);
+    const cublasLtMatmulAlgo_t *algo = &found[best < 0 ? 0 : best].algo;
+    write_algo(text, algo);
+    if (cuda_tune_keep(c, key, text, best >= 0, &r->err) < 0) return NULL;
+    return keep(r, p->key, algo);
+}
+
+/* The algorithm chosen for a product; new ones outside of captures only. */
+static struct algo *algo_of(struct dl_run *r, const struct product *p, void *workspace)
+{
+    struct dl_ctx *c = r->ctx;
+    char key[CUDA_TUNE_KEY];
+    cublasLtMatmulAlgo_t algo;
+    struct algo *k = find(c->blas, p->key);
+    if (k) return k;
     if (c->capturing) {
         dl_fail(&r->err, DL_EFAIL, "cuBLASLt: %s: new in a capture; run the program once before", p->key);
         return NULL;
     }
-    int n = propose(r, p, found), best = 0;
-    if (n == 0) return NULL;
-    if (n > 1 && !c->opts.no_tuning && cudaMalloc(&y, (size_t)p->y_bytes) == cudaSuccess) {
-        float least = 1e30f;
-        for (int i = 0; i < n; i++) {
-            float ms = found[i].state == CUBLAS_STATUS_SUCCESS ? time_of(c, p, y, &found[i].algo, workspace) : 1e30f;
-            if (ms < least) least = ms, best = i;
-        }
-        append(c->blas, p->key, &found[best].algo);
-    }
-    if (y) (void)cudaFree(y);
-    (void)cudaGetLastError(); /* of a cudaMalloc that was refused */
-    keep(c->blas, p->key, &found[best].algo, true);
-    struct algo *k = find(c->blas, p->key);
-    if (!k) dl_fail(&r->err, DL_ENOMEM, "no memory for an algorithm");
-    return k;
-}
-
-/* Whether the library takes an algorithm that came from the file. */
-static bool accepted(const struct dl_ctx *c, const struct product *p, struct algo *k)
-{
-    cublasLtMatmulHeuristicResult_t res = {0};
-    if (k->checked) return true;
-    if (c->capturing || cublasLtMatmulAlgoCheck(c->blas->handle, p->op, p->a, p->b, p->c, p->d, &k->algo, &res) !=
-                            CUBLAS_STATUS_SUCCESS)
-        return false;
-    k->checked = res.state == CUBLAS_STATUS_SUCCESS && res.workspaceSize <= CUDA_LT_WORKSPACE;
-    return k->checked;
+    snprintf(key, sizeof key, "cublaslt %s", p->key);
+    const char *text = cuda_tune_find(c, key);
+    return text && read_algo(c, p, text, &algo) ? keep(r, p->key, &algo) : tune(r, p, key, workspace);
 }
 
 /* Runs a product that has been described, or was not (`s`), and closes it. */
@@ -349,8 +307,7 @@ static void run(struct dl_run *r, struct product *p, cublasStatus_t s, void *wor
     if (s != CUBLAS_STATUS_SUCCESS) {
         lt_fail(&r->err, s, "describing a product");
     } else {
-        struct algo *k = find(r->ctx->blas, p->key);
-        if (!k || !accepted(r->ctx, p, k)) k = tune(r, p, workspace);
+        const struct algo *k = algo_of(r, p, workspace);
         if (k && (s = launch(r->ctx, p, p->y, &k->algo, workspace)) != CUBLAS_STATUS_SUCCESS)
             lt_fail(&r->err, s, p->key);
     }

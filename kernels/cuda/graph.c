@@ -2,7 +2,6 @@
  *
  * The graph's last node increments the index, so a loop over the steps is one launch a step. */
 #include "kernels/cuda/cuda_priv.h"
-#include "kernels/cuda/kernels.h"
 
 #include <stdlib.h>
 

@@ -28,7 +28,7 @@ extern "C" {
 
 struct CUstream_st; /* cudaStream_t is a pointer to it */
 
-enum { CUDA_K_UNSUPPORTED = -1 };
+enum { CUDA_K_UNSUPPORTED = -1, CUDA_WAYS = 16 /* ways to compute one thing, at most */ };
 
 /* ---- norm.cu ---- */
 
@@ -79,9 +79,10 @@ struct cuda_attn_args {
     const uint8_t *key_mask; /* [k.n][tk], or NULL */
     const int32_t *kv_row;   /* [q.n], or NULL */
 };
-int cuda_attn(struct CUstream_st *s, const struct cuda_attn_args *a);
-/* What cuda_attn would run, for the op log ("mma d48 128x64"); NULL: unsupported. */
-const char *cuda_attn_variant(const struct cuda_attn_args *a);
+/* Names of the ways to compute it, the best guess first ("mma d64 128x64"); NULL: no such way, and from way 0 on
+ * unsupported. All give the same result within rounding. */
+const char *cuda_attn_variant(const struct cuda_attn_args *a, int way);
+int cuda_attn(struct CUstream_st *s, const struct cuda_attn_args *a, int way);
 
 /* ---- misc.cu ---- */
 

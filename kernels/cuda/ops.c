@@ -2,8 +2,8 @@
  */
 #include "kernels/cuda/cuda_priv.h"
 #include "kernels/cuda/igemm.h"
-#include "kernels/cuda/kernels.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 static void op_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mean_rstd)
@@ -43,9 +43,21 @@ static void op_lnorm(struct dl_run *r, const struct dl_lnorm *a)
     if (cuda_live(r)) cuda_launched(r, "lnorm", cuda_lnorm(r->ctx->stream, &n));
 }
 
+struct attn_job {
+    const struct dl_ctx *ctx;
+    struct cuda_attn_args a;
+};
+
+static bool attn_go(void *user, int way)
+{
+    const struct attn_job *j = user;
+    return cuda_tier_attn_run(j->ctx, &j->a, way) == 0;
+}
+
 static void op_attn(struct dl_run *r, const struct dl_attn *a)
 {
-    struct cuda_attn_args g = {.q = a->q,
+    struct attn_job j = {.ctx = r->ctx,
+                         .a = {.q = a->q,
                                .k = a->k,
                                .v = a->v,
                                .y = a->y,
@@ -53,15 +65,21 @@ static void op_attn(struct dl_run *r, const struct dl_attn *a)
                                .scale = a->scale,
                                .causal = a->causal,
                                .bias = a->bias,
-                               .key_mask = a->key_mask};
-    bool hopper;
-    const char *fast = cuda_tier_attn(r->ctx, &g, &hopper);
-    r->variant = fast ? fast : "plain";
+                               .key_mask = a->key_mask}};
+    const char *name[CUDA_WAYS];
+    char key[CUDA_TUNE_KEY];
+    int n = cuda_tier_attn(r->ctx, &j.a, name), way = 0;
+    if (cuda_live(r)) {
+        j.a.key_mask = cuda_const(r, a->key_mask, (int64_t)a->k.n * a->k.h * a->k.w);
+        j.a.kv_row = cuda_const(r, a->kv_row, (int64_t)a->q.n * 4);
+    }
+    if (n > 0) {
+        snprintf(key, sizeof key, "attn %s ld%d,%d,%d,%d", r->shape, a->q.ld, a->k.ld, a->v.ld, a->y.ld);
+        way = cuda_choose(r, key, n, name, cuda_live(r) && a->y.p != a->q.p ? attn_go : NULL, &j);
+    }
+    r->variant = n > 0 ? name[way] : "plain";
     if (!cuda_live(r)) return;
-    g.key_mask = cuda_const(r, a->key_mask, (int64_t)a->k.n * a->k.h * a->k.w);
-    g.kv_row = cuda_const(r, a->kv_row, (int64_t)a->q.n * 4);
-    if (!cuda_live(r)) return;
-    cuda_launched(r, "attn", fast ? cuda_tier_attn_run(r->ctx, &g, hopper) : cuda_attn_plain(r->ctx->stream, &g));
+    cuda_launched(r, "attn", n > 0 ? cuda_tier_attn_run(r->ctx, &j.a, way) : cuda_attn_plain(r->ctx->stream, &j.a));
 }
 
 /* A host array of an op that stands outside captured programs: into scratch. */

@@ -2,7 +2,6 @@
  * capability 9.0, for the shapes that it serves and is thought to be better at. */
 #include "kernels/cuda/cuda_priv.h"
 #include "kernels/cuda/igemm.h"
-#include "kernels/cuda/kernels.h"
 #ifdef DLENS_HOPPER
 #include "kernels/cuda/hopper/hopper.h"
 #endif
@@ -66,24 +65,30 @@ int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, 
     return cuda_igemm(c->stream, a);
 }
 
-const char *cuda_tier_attn(const struct dl_ctx *c, const struct cuda_attn_args *a, bool *hopper)
+/* The Hopper tier's way, or NULL. */
+static const char *hopper_attn(const struct dl_ctx *c, const struct cuda_attn_args *a)
 {
-    const char *name = NULL;
 #ifdef DLENS_HOPPER
-    if (c->tma_encode) name = cuda_attn_hopper_variant(a, c->hopper_always);
+    if (c->tma_encode) return cuda_attn_hopper_variant(a, c->hopper_always);
 #else
-    (void)c;
+    (void)c, (void)a;
 #endif
-    *hopper = name != NULL;
-    return name ? name : cuda_attn_variant(a);
+    return NULL;
 }
 
-int cuda_tier_attn_run(const struct dl_ctx *c, const struct cuda_attn_args *a, bool hopper)
+int cuda_tier_attn(const struct dl_ctx *c, const struct cuda_attn_args *a, const char *name[CUDA_WAYS])
+{
+    int n = 0;
+    if ((name[0] = hopper_attn(c, a))) n = 1;
+    for (int i = 0; n < CUDA_WAYS && !(n == 1 && c->hopper_always); i++, n++)
+        if (!(name[n] = cuda_attn_variant(a, i))) break;
+    return n;
+}
+
+int cuda_tier_attn_run(const struct dl_ctx *c, const struct cuda_attn_args *a, int way)
 {
 #ifdef DLENS_HOPPER
-    if (hopper) return cuda_attn_hopper(c->stream, a, c->tma_encode, c->sms);
-#else
-    (void)hopper;
+    if (hopper_attn(c, a) && way-- == 0) return cuda_attn_hopper(c->stream, a, c->tma_encode, c->sms);
 #endif
-    return cuda_attn(c->stream, a);
+    return cuda_attn(c->stream, a, way);
 }

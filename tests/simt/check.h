@@ -69,6 +69,14 @@ UNUSED static dl_act t_random(dl_act a, double mean, double amp)
     return a;
 }
 
+/* All its elements NaN, as simt_alloc leaves memory. */
+UNUSED static void t_poison(dl_act a)
+{
+    for (int64_t i = 0; i < a.n; i++)
+        for (int64_t p = 0; p < (int64_t)a.h * a.w; p++)
+            memset((uint8_t *)a.p + t_index(a, i, p, 0) * dl_type_bytes(a.t), 0xff, (size_t)(a.c * dl_type_bytes(a.t)));
+}
+
 /* What lies between the elements is as simt_alloc left it. */
 UNUSED static void t_gaps_ok(dl_act a)
 {

@@ -182,10 +182,17 @@ uint32_t dl_ballot(bool v);
 static inline bool dl_any(bool v) { return dl_ballot(v) != 0; }
 static inline bool dl_all(bool v) { return dl_ballot(v) == 0xffffffffu; }
 
-void dl_ldmatrix4_raw(uint32_t r[4], uint8_t *row, bool trans);
-template <class T> inline void dl_ldmatrix4(uint32_t r[4], dl_sptr<T> row) { dl_ldmatrix4_raw(r, row.p, false); }
-template <class T> inline void dl_ldmatrix4_t(uint32_t r[4], dl_sptr<T> row) { dl_ldmatrix4_raw(r, row.p, true); }
+void dl_ldmatrix_raw(uint32_t *r, int count, uint8_t *row, bool trans);
+template <class T> inline void dl_ldmatrix4(uint32_t r[4], dl_sptr<T> row) { dl_ldmatrix_raw(r, 4, row.p, false); }
+template <class T> inline void dl_ldmatrix4_t(uint32_t r[4], dl_sptr<T> row) { dl_ldmatrix_raw(r, 4, row.p, true); }
+template <class T> inline void dl_ldmatrix2(uint32_t r[2], dl_sptr<T> row) { dl_ldmatrix_raw(r, 2, row.p, false); }
+template <class T> inline void dl_ldmatrix2_t(uint32_t r[2], dl_sptr<T> row) { dl_ldmatrix_raw(r, 2, row.p, true); }
 void dl_mma_raw(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, int type);
+template <class T> inline void dl_mma8(float d[4], const uint32_t a[2], uint32_t b)
+{
+    uint32_t wide[4] = {a[0], a[1], 0, 0}; /* the upper 8 of k are zeros */
+    dl_mma_raw(d, wide, b, 0, T::type);
+}
 template <class T> inline void dl_mma(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
     dl_mma_raw(d, a, b0, b1, T::type);

@@ -66,11 +66,12 @@ uint32_t dl_ballot(bool v)
     return s.out;
 }
 
-/* Lane i gives the address of row i % 8 of matrix i / 8; lane l receives elements 2 (l % 4), + 1 of row l / 4 of each,
+/* Lane i gives the address of row i % 8 of matrix i / 8 (of two matrices the lanes from 16 on give none); lane l receives elements 2 (l % 4), + 1 of row l / 4 of each,
  * transposed: of column l / 4. */
 struct matrices {
     uint16_t row[8];
     uint32_t out[4];
+    int count;
     bool trans;
 };
 
@@ -78,7 +79,7 @@ static void do_ldmatrix(void *const s[32])
 {
     for (int l = 0; l < 32; l++) {
         matrices *m = static_cast<matrices *>(s[l]);
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < m->count; k++) {
             int r = l / 4, c = 2 * (l % 4);
             const matrices *a = static_cast<matrices *>(s[8 * k + (m->trans ? c : r)]);
             const matrices *b = static_cast<matrices *>(s[8 * k + (m->trans ? c + 1 : r)]);
@@ -87,14 +88,16 @@ static void do_ldmatrix(void *const s[32])
     }
 }
 
-void dl_ldmatrix4_raw(uint32_t r[4], uint8_t *row, bool trans)
+void dl_ldmatrix_raw(uint32_t *r, int count, uint8_t *row, bool trans)
 {
     matrices m;
-    simt::shared_access(row, 16, 16, simt::READ);
-    memcpy(m.row, row, 16);
-    m.trans = trans;
+    if (threadIdx.x % 32 < 8 * (unsigned)count) {
+        simt::shared_access(row, 16, 16, simt::READ);
+        memcpy(m.row, row, 16);
+    }
+    m.count = count, m.trans = trans;
     simt::collective(trans ? "ldmatrix.trans" : "ldmatrix", &m, do_ldmatrix);
-    memcpy(r, m.out, sizeof m.out);
+    memcpy(r, m.out, (size_t)count * 4);
 }
 
 struct product {

@@ -16,6 +16,7 @@ static const attn_case cases[] = {
     {"d8", DL_F16, 1, 3, 8, 9, 5, 0},
     {"d24 one query one key", DL_BF16, 1, 1, 24, 1, 1, 0},
     {"d32 causal", DL_F16, 1, 1, 32, 140, 140, CAUSAL},
+    {"d48", DL_BF16, 1, 2, 48, 70, 130, 0},
     {"d64 causal, 77 tokens", DL_F16, 2, 2, 64, 77, 77, CAUSAL},
     {"d64 three tiles", DL_F16, 1, 1, 64, 129, 170, 0},
     {"d64 bf16", DL_BF16, 1, 2, 64, 64, 64, 0},
@@ -64,8 +65,14 @@ static void one(const attn_case &k)
     for (int i = 0; i < k.n; i++)
         for (int q = 0; q < k.tq; q++)
             for (int h = 0; h < k.heads; h++) want_row(a, i, rows[(size_t)i], h, q, &want);
-    t_ran(k.name, cuda_attn(nullptr, &a));
-    t_compare(k.name, cuda_attn_variant(&a), a.y, want);
+    const char *variant;
+    for (int way = 0; (variant = cuda_attn_variant(&a, way)); way++) {
+        t_poison(a.y);
+        t_ran(k.name, cuda_attn(nullptr, &a, way));
+        t_compare(k.name, variant, a.y, want);
+    }
+    assert_non_null(cuda_attn_variant(&a, 0));
+    assert_int_equal(cuda_attn(nullptr, &a, CUDA_WAYS), CUDA_K_UNSUPPORTED);
 }
 
 static void attentions(void **)
@@ -81,15 +88,15 @@ static void refused(void **)
     cuda_attn_args a = cuda_attn_args();
     a.q = a.k = a.v = a.y = t_act(DL_F16, 1, 1, 4, 36, 4);
     a.heads = 3, a.scale = 1;
-    assert_null(cuda_attn_variant(&a)); /* head dim 12 */
-    assert_int_equal(cuda_attn(nullptr, &a), CUDA_K_UNSUPPORTED);
+    assert_null(cuda_attn_variant(&a, 0)); /* head dim 12 */
+    assert_int_equal(cuda_attn(nullptr, &a, 0), CUDA_K_UNSUPPORTED);
     a.q = a.k = a.v = a.y = t_act(DL_F32, 1, 1, 4, 32, 0);
     a.heads = 1;
-    assert_null(cuda_attn_variant(&a)); /* f32 */
+    assert_null(cuda_attn_variant(&a, 0)); /* f32 */
     a.q = a.k = a.v = a.y = t_act(DL_F16, 1, 1, 4, 32, 0);
-    assert_non_null(cuda_attn_variant(&a));
+    assert_non_null(cuda_attn_variant(&a, 0));
     a.k.ld = 33;
-    assert_null(cuda_attn_variant(&a)); /* a pitch that breaks 16 bytes */
+    assert_null(cuda_attn_variant(&a, 0)); /* a pitch that breaks 16 bytes */
 }
 
 int main(void)

@@ -67,6 +67,18 @@ template <class T> __device__ __forceinline__ void dl_ldmatrix4_t(uint32_t r[4],
                  : "r"(dl_shared_address(row)) : "memory");
 }
 
+/* Two; the addresses of lanes 0..15 count. */
+template <class T> __device__ __forceinline__ void dl_ldmatrix2(uint32_t r[2], T *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1]) : "r"(dl_shared_address(row)) : "memory");
+}
+template <class T> __device__ __forceinline__ void dl_ldmatrix2_t(uint32_t r[2], T *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1]) : "r"(dl_shared_address(row)) : "memory");
+}
+
 /* d [16][8] += a [16][16] b [16][8], T inputs, f32 sums. */
 template <class T>
 __device__ __forceinline__ void dl_mma(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1);
@@ -85,6 +97,19 @@ __device__ __forceinline__ void dl_mma<dl_bf16>(float d[4], const uint32_t a[4],
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* d [16][8] += a [16][8] b [8][8]. */
+template <class T> __device__ __forceinline__ void dl_mma8(float d[4], const uint32_t a[2], uint32_t b);
+template <> __device__ __forceinline__ void dl_mma8<dl_half>(float d[4], const uint32_t a[2], uint32_t b)
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+template <> __device__ __forceinline__ void dl_mma8<dl_bf16>(float d[4], const uint32_t a[2], uint32_t b)
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
 /* 16 bytes from global to shared, past the L1; zeros where not `real` (src is not read, but must be some address). */

@@ -85,7 +85,7 @@ static inline int64_t hop_work(const struct cuda_attn_args *a)
  * causal order. */
 static inline bool hop_attn_serves(const struct cuda_attn_args *a)
 {
-    if (!cuda_attn_variant(a) || a->bias.p || a->key_mask || a->causal) return false;
+    if (!cuda_attn_variant(a, 0) || a->bias.p || a->key_mask || a->causal) return false;
     struct hop_shape s = hop_shape_of(a->q.c / a->heads);
     if (!s.d || hop_work(a) > INT32_MAX) return false;
     struct hop_map q = hop_map_of(&a->q, a->heads, HOP_BM), k = hop_map_of(&a->k, a->heads, s.bn),

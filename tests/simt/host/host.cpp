@@ -92,6 +92,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
  * loops; with DLENS_SIMT_ROW_SCALES it scales them too. */
 int cuda_blas_open(dl_ctx *, dl_err *) { return 0; }
 void cuda_blas_close(dl_ctx *) {}
+size_t cuda_blas_version(void) { return 0; }
 bool cuda_blas_takes(const dl_ctx *, const dl_gemm *) { return false; }
 void cuda_blas_gemm(dl_run *r, const dl_gemm *, const void *, const void *, void *)
 {
