@@ -56,7 +56,8 @@ struct dl_lane_ops {
 };
 
 struct dl_backend {
-    const char *name; /* "cpu", "cuda" */
+    const char *name;   /* "cpu", "cuda" */
+    const char *device; /* what it computes on, for reports: "NVIDIA H200, ..."; NULL: the host's processor */
     const struct dl_ops *ops;
     /* Memory that ops compute in, aligned to DL_ALIGN. */
     int (*alloc)(struct dl_ctx *, int64_t bytes, void **p, struct dl_err *);

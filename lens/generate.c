@@ -1,3 +1,4 @@
+#include "lens/choices.h"
 #include "lens/latents.h"
 #include "lens/lens.h"
 #include "lens/outfile.h"
@@ -280,6 +281,7 @@ static int make_batch(struct making *g, const int64_t *list, int n, struct dl_er
     if (g->up && enlarge(g, list, im, n, e) < 0) return -1;
     for (int i = 0; !g->up && i < n; i++)
         if (write_image(g, list[i], im[i].latent, e) < 0) return -1;
+    choices_note(g->p->be, g->p->ctx, g->m);
     time_t now = time(NULL);
     if (g->latents && now - g->flushed >= FLUSH_SECONDS) {
         g->flushed = now;

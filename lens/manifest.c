@@ -536,3 +536,14 @@ int manifest_done(void *ctx, int64_t image, const char *sha256, int64_t bytes, s
     pthread_mutex_unlock(&m->mutex);
     return rc;
 }
+
+void manifest_choice(struct manifest *m, const char *what, const char *how)
+{
+    pthread_mutex_lock(&m->mutex);
+    json_t *run = json_object_get(m->root, "run"), *list = json_object_get(run, "choices");
+    if (!list && json_object_set_new(run, "choices", list = json_object())) list = NULL;
+    const char *had = json_string_value(json_object_get(list, what));
+    /* Without memory, or where the texts are not UTF-8, the choice is not recorded, and nothing else is lost. */
+    if ((!had || strcmp(had, how)) && json_object_set_new(list, what, json_string(how)) == 0) m->dirty = true;
+    pthread_mutex_unlock(&m->mutex);
+}

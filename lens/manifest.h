@@ -4,7 +4,7 @@
  *      "model": {"title": "Stable Diffusion 1.5", "name": "...", "class": "StableDiffusionPipeline",
  *                "fingerprint": "..."},
  *      "settings": {...},     every setting, defaults included; they make the images: a resumed run must have the same
- *      "run": {...},          how it was computed last (device, batch, threads): recorded, never compared
+ *      "run": {...},          how it was computed last (device, batch, threads, choices.h): recorded, never compared
  *      "prompts": [{"text": "...", "negative": null, "seeds": [17]}],
  *      "layers": [{"layer": 1, "block": 0}, ...],
  *      "images": [{"prompt": 0, "seed": 17, "layer": 1, "block": 0, "file": "images/p000_s17_k01.png",
@@ -93,6 +93,9 @@ char *manifest_image_text(const struct manifest *m, int64_t image);
 /* An image's file is complete. May be called on another thread than the rest; the signature is writer_done's with the
  * manifest as context. An index < 0 (a picture without entry, as stage1/) is ignored. */
 int manifest_done(void *m, int64_t image, const char *sha256, int64_t bytes, struct dl_err *e);
+
+/* run.choices: `what` was computed in the way `how`. Written with the next image or at the close. */
+void manifest_choice(struct manifest *m, const char *what, const char *how);
 
 /* A manifest that is only read: for figures and reports, also while a sweep is writing. Strings point into `root`. */
 struct manifest_doc {

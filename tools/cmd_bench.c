@@ -211,12 +211,10 @@ void bench_device_close(struct bench_device *d)
 char *bench_device_text(const struct cli *c, const struct bench_device *d, char out[200])
 {
     char line[256], name[128] = "unknown processor";
-#ifdef DLENS_HAVE_CUDA
-    if (!strcmp(d->be->name, "cuda")) {
-        snprintf(out, 200, "%s", cuda_describe(d->ctx));
+    if (d->be->device) {
+        snprintf(out, 200, "%s", d->be->device);
         return out;
     }
-#endif
     FILE *f = fopen("/proc/cpuinfo", "r");
     while (f && fgets(line, sizeof line, f))
         if (sscanf(line, "model name : %127[^\n]", name) == 1) break;

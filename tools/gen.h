@@ -34,6 +34,7 @@ struct gen_args {
     int64_t max_tokens; /* 0: the model's own */
     const char *vae_dtype, *original_size, *crop, *target_size;
     enum pipe_resident resident;
+    const char *choices; /* folder of a sweep whose choices are taken, or NULL */
     const char *upscale; /* model folder of the second stage, or NULL */
     int64_t upscale_steps;
     double upscale_guidance; /* NAN: the model's default */
@@ -82,6 +83,7 @@ enum {
     GEN_CROP,
     GEN_TARGET_SIZE,
     GEN_RESIDENT,
+    GEN_CHOICES,
     GEN_END
 };
 #define GEN_COMMON_OPTIONS                                                                                             \
@@ -103,7 +105,7 @@ enum {
         {"upscale-seed", required_argument, NULL, GEN_UPSCALE_SEED},                                                   \
         {"vae-dtype", required_argument, NULL, GEN_VAE_DTYPE},                                                         \
         {"original-size", required_argument, NULL, GEN_ORIGINAL_SIZE}, {"crop", required_argument, NULL, GEN_CROP},    \
-        {"target-size", required_argument, NULL, GEN_TARGET_SIZE},                                                     \
+        {"target-size", required_argument, NULL, GEN_TARGET_SIZE}, {"choices", required_argument, NULL, GEN_CHOICES},  \
     {                                                                                                                  \
         "resident", required_argument, NULL, GEN_RESIDENT                                                              \
     }

@@ -1,3 +1,4 @@
+#include "lens/choices.h"
 #include "lens/model_id.h"
 #include "lens/figure.h"
 #include "tools/gen.h"
@@ -277,11 +278,38 @@ void gen_warn_cut(struct cli *c, int i, const struct text_states st[PIPE_ENCODER
 
 /* ---- the run ---- */
 
-static json_t *run_of(const struct gen_run *g)
+/* The choices of another sweep, or of the run that is resumed here, go to the backend and into the new manifest. A
+ * manifest of this folder that cannot be read is manifest_open's to judge. */
+static json_t *choices_of(const struct gen_run *g, struct dl_err *e)
 {
-    return json_pack("{s:s, s:i, s:i, s:s, s:b}", "device", g->pipe->be->name, "batch", g->plan->batch, "threads",
-                     g->cli->threads, "titles", g->args->titles_block ? "block" : "layer", "save_latents",
-                     g->args->save_latents);
+    const char *from = g->args->choices;
+    struct dl_err none = {0};
+    struct manifest_doc d;
+    json_t *kept = NULL;
+    if (from && !g->pipe->be->choose) {
+        dl_fail(e, DL_EUSAGE, "--choices: on this device nothing is chosen by measurement, so there is nothing to take");
+        return NULL;
+    }
+    if (manifest_read(&d, from ? from : g->args->out, from ? e : &none) < 0) return from ? NULL : json_object();
+    if (choices_recall(g->pipe->be, g->pipe->ctx, &d, &kept, e) < 0)
+        dl_fail_in(e, "%s/manifest.json", from ? from : g->args->out);
+    manifest_doc_close(&d);
+    return kept;
+}
+
+static json_t *run_of(const struct gen_run *g, struct dl_err *e)
+{
+    const struct dl_backend *be = g->pipe->be;
+    json_t *choices = choices_of(g, e);
+    if (!choices) return NULL;
+    json_t *run = json_pack("{s:s, s:i, s:i, s:s, s:b}", "device", be->name, "batch", g->plan->batch, "threads",
+                            g->cli->threads, "titles", g->args->titles_block ? "block" : "layer", "save_latents",
+                            g->args->save_latents);
+    if (be->device) json_object_set_new(run, "gpu", cli_string(be->device));
+    if (be->choose) json_object_set(run, "choices", choices);
+    json_decref(choices);
+    if (!run) dl_fail(e, DL_ENOMEM, "no memory for a manifest");
+    return run;
 }
 
 static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
@@ -291,12 +319,12 @@ static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
     struct manifest_image *im = NULL;
     struct manifest_prompt *mp = calloc((size_t)job->n_prompts, sizeof *mp);
     json_t *settings = gen_settings(g, e);
-    json_t *run = run_of(g);
+    json_t *run = run_of(g, e);
     int64_t n = -1;
     int rc = -1;
-    if (!mp || !run)
+    if (!mp)
         dl_fail(e, DL_ENOMEM, "no memory for a manifest");
-    else if (!settings)
+    else if (!settings || !run)
         rc = -1; /* e says why */
     else if (model_fingerprint(&g->pipe->dir, id, e) == 0 && (n = lens_images(job, &im, e)) >= 0) {
         for (int i = 0; i < job->n_prompts; i++)

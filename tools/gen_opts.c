@@ -46,6 +46,7 @@ const char gen_help[] =
     "  --save-latents     also write latents.safetensors\n"
     "Running\n"
     "  --device NAME      auto, cpu, cuda or cuda:N        --threads N   CPU threads (all)\n"
+    "  --choices DIR      on a GPU: compute by the same kernels as the sweep in DIR, which chose them by measurement\n"
     "  --dry-run          print plan, memory and work, make nothing\n"
     "  --json             one JSON object on stdout: out, figures, images {total, made, resumed}, plan, warnings, ...\n"
     "  --quiet            errors only on stderr; the path of the figure (or folder) still goes to stdout\n";
@@ -228,6 +229,7 @@ int gen_take(struct gen_args *a, int v, struct dl_err *e)
         if (a->vae_tile % 4) return dl_fail(e, DL_EUSAGE, "--vae-tile %s: expected a multiple of 4", optarg);
         break;
     case GEN_TITLE: a->title = optarg; break;
+    case GEN_CHOICES: a->choices = optarg; break;
     case GEN_OTHER:
         a->given |= PIPE_OTHER;
         a->other_prompt = (i = cli_choice("--other", optarg, 2, others, e)) == 1;

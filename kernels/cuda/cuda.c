@@ -126,7 +126,6 @@ static void cuda_close(struct dl_ctx *c)
     free(c);
 }
 
-const char *cuda_describe(const struct dl_ctx *c) { return c->text; }
 int cuda_multiprocessors(const struct dl_ctx *c) { return c->sms; }
 
 static int version_minor(int v) { return v % 1000 / 10; }
@@ -210,6 +209,7 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
     cuda_ops_init(&c->ops);
     c->be = (struct dl_backend){
         .name = "cuda",
+        .device = c->text,
         .ops = &c->ops,
         .alloc = cuda_alloc,
         .free = cuda_free,

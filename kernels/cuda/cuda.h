@@ -26,11 +26,10 @@ struct dl_cuda_opts {
     int64_t piece_bytes; /* of f32 sums that a product in e4m3 keeps at once; 0: 64 MiB */
 };
 
-/* On success *be and *ctx are set; ctx is owned by the caller (be->close). */
+/* On success *be and *ctx are set; ctx is owned by the caller (be->close). be->device reads "NVIDIA H200, compute
+ * capability 9.0, 132 multiprocessors, 139.8 GiB, driver 13.0". */
 int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl_cuda_opts *o, struct dl_err *e);
 
-/* "NVIDIA H200, compute capability 9.0, 132 multiprocessors, 139.8 GiB, driver 13.0": for manifests and reports. */
-const char *cuda_describe(const struct dl_ctx *c);
 int cuda_multiprocessors(const struct dl_ctx *c);
 
 /* For benchmarks. Size of the second-level cache; time by device events of each of n replays of a recorded graph, us

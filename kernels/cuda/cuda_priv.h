@@ -31,7 +31,7 @@ struct dl_ctx {
     struct dl_cuda_opts opts;
     int device, cc, sms;
     int64_t total_bytes;
-    char text[160]; /* cuda_describe */
+    char text[160]; /* struct dl_backend's device */
     char name[96];  /* device name without blanks, for file names */
     cudaStream_t stream;
     int32_t *step;    /* device: the step index that kernels read */

@@ -114,6 +114,7 @@ static void test_refusals(void **state)
     refuses(2, "--threads 0", SWEEP, "--threads", "0");
     refuses(2, "--device gpu: known are", SWEEP, "--device", "gpu");
     refuses(4, "--device cuda:7", SWEEP, "--device", "cuda:7");
+    refuses(2, "--choices: on this device nothing is chosen by measurement", SWEEP, "--choices", out, "--device", "cpu");
     refuses(2, "--negative has no effect without guidance", SWEEP, "--guidance", "1", "--negative", "people");
     /* What other models honour and this one cannot. */
     refuses(2, "--pooled is about SDXL", SWEEP, "--pooled", "lens");

@@ -24,17 +24,18 @@ static struct {
 } rig_cuda;
 
 /* Opens GPU 0, or ends the program as skipped where there is none. A GPU that is there and does not open fails.
- * DLENS_TEST_OWN=1 runs without cuBLASLt. */
+ * DLENS_TEST_OWN=1 runs without cuBLASLt; DLENS_TEST_WAY=n: of several ways to compute an op always the n-th, or the
+ * last. Without it the best guess: which way is fastest is no test's matter but test_tune's. */
 static inline void rig_cuda_open(const struct dl_backend **be, struct dl_ctx **ctx)
 {
     struct dl_err e = {0};
-    const char *own = getenv("DLENS_TEST_OWN");
+    const char *own = getenv("DLENS_TEST_OWN"), *way = getenv("DLENS_TEST_WAY");
     int n = 0;
     if (cudaGetDeviceCount(&n) != cudaSuccess || n == 0) {
         printf("skipped: no NVIDIA GPU on this machine\n");
         exit(RIG_CUDA_SKIP);
     }
-    struct dl_cuda_opts o = {.no_libraries = own && *own == '1'};
+    struct dl_cuda_opts o = {.no_libraries = own && *own == '1', .no_tuning = true, .way = way ? atoi(way) : 0};
 #ifdef RIG_CUDA_PIECE_BYTES
     o.piece_bytes = RIG_CUDA_PIECE_BYTES;
 #endif
@@ -42,7 +43,7 @@ static inline void rig_cuda_open(const struct dl_backend **be, struct dl_ctx **c
         printf("cannot open the GPU: %s\n", e.msg);
         exit(1);
     }
-    printf("%s\n", cuda_describe(*ctx));
+    printf("%s\n", (*be)->device);
     if (cudaHostAlloc((void **)&rig_cuda.base, (size_t)rig_cuda_bytes, cudaHostAllocMapped | cudaHostAllocPortable) !=
         cudaSuccess) {
         printf("cannot pin %lld bytes\n", (long long)rig_cuda_bytes);

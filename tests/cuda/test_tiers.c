@@ -28,7 +28,7 @@ static int setup(void **state)
     struct dl_err e = {0};
     setenv("DLENS_CUDA_TIER", tier_name[AUTO], 1);
     rig_cuda_open(&world.be[AUTO], &world.ctx[AUTO]);
-    world.hopper = strstr(cuda_describe(world.ctx[AUTO]), "compute capability 9.0") != NULL;
+    world.hopper = strstr(world.be[AUTO]->device, "compute capability 9.0") != NULL;
     for (int i = PORTABLE; i < TIERS; i++) {
         setenv("DLENS_CUDA_TIER", tier_name[i], 1);
         int rc = cuda_open(&world.be[i], &world.ctx[i], NULL, &e);
