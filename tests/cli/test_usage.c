@@ -57,7 +57,7 @@ static void test_help_is_complete(void **state)
         "--rng",           "--dtype",        "--batch",       "--vae-tile",   "--out",           "--titles",
         "--title",         "--save-latents", "--device",      "--threads",    "--dry-run",       "--json",
         "--quiet",         "--other",        "--pooled",      "--max-tokens", "--clean-caption", "--vae-dtype",
-        "--original-size", "--crop",         "--target-size", "--resident"};
+        "--original-size", "--crop",         "--target-size", "--resident",     "--choices"};
     struct ran r;
     run_dlens(&r, root, "sweep", "--help");
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
