@@ -95,10 +95,10 @@ int cuda_tier_open(struct dl_ctx *c, struct dl_err *e);
  * where neither tier serves it. */
 int cuda_tier_attn(const struct dl_ctx *c, const struct cuda_attn_args *a, const char *name[CUDA_WAYS]);
 int cuda_tier_attn_run(const struct dl_ctx *c, const struct cuda_attn_args *a, int way);
-/* The same for products and convolutions by our own kernels. */
+/* The Hopper tier's ways to do a product or convolution; 0: none. igemm.h has the portable ones. */
 struct cuda_igemm_args;
-const char *cuda_tier_conv(const struct dl_ctx *c, const struct cuda_igemm_args *a, bool *hopper);
-int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, bool hopper);
+int cuda_tier_conv(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *name[CUDA_WAYS]);
+int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *way);
 
 /* cuBLASLt. */
 enum { CUDA_LT_WORKSPACE = 32 << 20 };

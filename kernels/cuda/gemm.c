@@ -1,30 +1,205 @@
-/* Matrix products and convolutions: which variant, weight forms, scratch. */
+/* Matrix products and convolutions: the ways to compute one, weight forms, scratch, and the choice among them (tune.h).
+ *
+ * A product whose epilogue cuBLASLt has goes there. For the others kernels of ours that fuse the whole epilogue (igemm.h,
+ * hopper/hopper.h), ones that also normalise on load (nconv.h), and cuBLASLt with a pass of ours behind it
+ * (gemm_sums.h) take part in a race, once for each shape. Each of them gives the result within the same error budget. */
 #include "engine/e4m3.h"
-#include "kernels/cuda/cuda_priv.h"
+#include "kernels/cuda/gemm_sums.h"
 #include "kernels/cuda/igemm.h"
+#include "kernels/cuda/nconv.h"
 
-/* Our own kernel. k and taps come from the op; w in the run's type. */
-static void run_igemm(struct dl_run *r, const char *op, const dl_act *x, const dl_act *y, const void *w, int k,
-                      int stride, bool up, const struct dl_epi *e, const float *bias)
+#include <stdio.h>
+
+enum kind { OWN, HOPPER, NORM_ON_LOAD, LIBRARY };
+
+struct way {
+    enum kind kind;
+    const char *name;
+    int64_t scratch_bytes;
+    struct cuda_igemm_way own; /* OWN */
+};
+
+/* One op, in all forms that its ways want. */
+struct product {
+    struct dl_run *r;
+    const char *op;              /* for messages */
+    struct cuda_nconv_args a;    /* the product, and the norm or activation before it, if any */
+    dl_act ready;                /* where a pass leaves the normalised x; p NULL: x needs none */
+    const struct dl_gemm *whole; /* for the library; NULL: not offered */
+    struct way way[CUDA_WAYS];
+    int n;
+    void *scratch, *workspace;
+    void *other; /* memory to time an op in that adds to its own result */
+};
+
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* ---- the ways ---- */
+
+static void offer(struct product *p, enum kind kind, const char *name, int64_t scratch_bytes)
 {
-    struct cuda_igemm_args g = {.x = *x,
-                                .y = *y,
-                                .w = w,
-                                .k = k,
-                                .stride = stride,
-                                .up = up,
-                                .bias = bias,
-                                .fn = e->fn,
-                                .glu = e->glu,
-                                .add = e->add,
-                                .gate = e->gate,
-                                .res = e->res,
-                                .scale = e->scale};
-    bool hopper;
-    r->variant = cuda_tier_conv(r->ctx, &g, &hopper);
-    if (!cuda_live(r)) return;
-    g.step = cuda_step(r);
-    if (cuda_live(r)) cuda_launched(r, op, cuda_tier_conv_run(r->ctx, &g, hopper));
+    if (p->n < CUDA_WAYS) p->way[p->n++] = (struct way){.kind = kind, .name = name, .scratch_bytes = scratch_bytes};
+}
+
+static void offer_own(struct product *p, const struct cuda_igemm_args *a)
+{
+    struct cuda_igemm_way own[CUDA_IGEMM_WAYS];
+    int n = cuda_igemm_ways(a, p->r->ctx->sms, own);
+    for (int i = 0; i < n; i++) {
+        offer(p, OWN, own[i].name, own[i].scratch);
+        if (p->way[p->n - 1].kind == OWN) p->way[p->n - 1].own = own[i];
+    }
+}
+
+/* The library's product for `whole`, without its epilogue. */
+static struct dl_gemm bare(const struct dl_gemm *whole, dl_act y)
+{
+    return (struct dl_gemm){.x = whole->x, .y = y, .w = whole->w, .e = {.scale = 1}};
+}
+
+static void offer_library(struct product *p)
+{
+    const struct dl_gemm *g = p->whole;
+    struct dl_gemm b = bare(g, dl_act_at(NULL, DL_F32, g->y.n, g->y.h, g->y.w, (int32_t)g->w->dim[0]));
+    struct cuda_sums s = {.r = p->r, .a = g, .out = g->w->dim[0]};
+    if (cuda_blas_takes(p->r->ctx, &b)) offer(p, LIBRARY, "cublaslt + epilogue", cuda_sums_bytes(&s));
+}
+
+/* What serves the product, the best guess first. */
+static void list_ways(struct product *p)
+{
+    struct cuda_igemm_args a = p->a.c;
+    const char *hopper[CUDA_WAYS];
+    if (p->ready.p) a.x = p->ready;
+    int n = cuda_tier_conv(p->r->ctx, &a, hopper);
+    for (int i = 0; i < n; i++) offer(p, HOPPER, hopper[i], 0);
+    if (n > 0 && p->r->ctx->hopper_always) return;
+    offer_own(p, &a);
+    if (p->whole) offer_library(p);
+}
+
+/* ---- running one ---- */
+
+/* x normalised and activated into p->ready. */
+static int prepare(const struct product *p)
+{
+    const struct cuda_nconv_args *a = &p->a;
+    cudaStream_t s = p->r->ctx->stream;
+    if (!a->mean_rstd) {
+        struct cuda_copy_args c = {.x = a->c.x, .y = p->ready, .a = 1, .fn = a->pre_fn};
+        return cuda_copy(s, &c);
+    }
+    struct cuda_norm_args n = {.x = a->c.x,
+                               .y = p->ready,
+                               .mean_rstd = a->mean_rstd,
+                               .groups = a->groups,
+                               .gamma = a->gamma,
+                               .beta = a->beta,
+                               .scale = a->scale,
+                               .shift = a->shift,
+                               .step = a->c.step,
+                               .fn = a->pre_fn};
+    return cuda_norm(s, &n);
+}
+
+static void library_sums(void *user, dl_act y, int64_t row, int64_t from)
+{
+    const struct product *p = user;
+    struct dl_gemm g = bare(p->whole, y);
+    g.x = cuda_piece_of(g.x, row, y.n, from, y.w);
+    cuda_blas_gemm(p->r, &g, p->a.c.w, NULL, p->workspace);
+}
+
+/* Failures go into the run. */
+static void run_library(struct product *p, dl_act y)
+{
+    struct dl_gemm g = *p->whole;
+    g.y = y;
+    struct cuda_sums s = {.r = p->r,
+                          .a = &g,
+                          .out = g.w->dim[0],
+                          .sums = p->scratch,
+                          .bias = p->a.c.bias,
+                          .product = library_sums,
+                          .user = p};
+    cuda_sums_run(&s);
+}
+
+static int run_way(struct product *p, int i, dl_act y)
+{
+    const struct way *w = &p->way[i];
+    struct cuda_nconv_args a = p->a;
+    struct dl_ctx *c = p->r->ctx;
+    int rc = 0;
+    a.c.y = y;
+    if (p->ready.p) rc = prepare(p), a.c.x = p->ready;
+    if (rc == 0 && w->kind == OWN) rc = cuda_igemm(c->stream, &a.c, &w->own, p->scratch);
+    if (rc == 0 && w->kind == HOPPER) rc = cuda_tier_conv_run(c, &a.c, w->name);
+    if (rc == 0 && w->kind == LIBRARY) run_library(p, y);
+    return rc;
+}
+
+/* For the race: what a way cannot do is no failure of the run. */
+static bool go(void *user, int i)
+{
+    struct product *p = user;
+    dl_act y = p->a.c.y;
+    if (p->a.c.res.p == y.p) {
+        if (!p->other && cudaMalloc(&p->other, (size_t)dl_act_bytes(y)) != cudaSuccess) {
+            (void)cudaGetLastError();
+            return false;
+        }
+        y.p = p->other;
+    }
+    struct dl_err before = p->r->err;
+    int rc = run_way(p, i, y);
+    bool ok = rc == 0 && dl_run_ok(p->r);
+    p->r->err = before;
+    return ok;
+}
+
+static void run_product(struct product *p)
+{
+    struct dl_run *r = p->r;
+    const struct cuda_igemm_args *a = &p->a.c;
+    const char *name[CUDA_WAYS];
+    char key[CUDA_TUNE_KEY];
+    int64_t scratch_bytes = 0;
+    list_ways(p);
+    if (p->n == 0) {
+        cuda_launched(r, p->op, CUDA_K_UNSUPPORTED);
+        return;
+    }
+    for (int i = 0; i < p->n; i++) {
+        name[i] = p->way[i].name;
+        scratch_bytes = most(scratch_bytes, p->way[i].scratch_bytes);
+        if (p->way[i].kind == LIBRARY) p->workspace = dl_arena_hi(&r->arena, CUDA_LT_WORKSPACE);
+    }
+    if (scratch_bytes) p->scratch = dl_arena_hi(&r->arena, scratch_bytes);
+    if (cuda_live(r)) p->a.c.step = cuda_step(r);
+    snprintf(key, sizeof key, "%s %s y %s ld%d,%d,%d", p->op, r->shape, dl_type_name(a->y.t), a->x.ld, a->y.ld, a->res.ld);
+    int i = cuda_choose(r, key, p->n, name, cuda_live(r) ? go : NULL, p);
+    if (p->other) (void)cudaFree(p->other);
+    r->variant = name[i];
+    if (cuda_live(r)) cuda_launched(r, p->op, run_way(p, i, a->y));
+}
+
+/* ---- the ops ---- */
+
+static struct cuda_igemm_args args_of(dl_act x, dl_act y, const void *w, const struct dl_epi *e, const float *bias)
+{
+    return (struct cuda_igemm_args){.x = x,
+                                    .y = y,
+                                    .w = w,
+                                    .k = 1,
+                                    .stride = 1,
+                                    .bias = bias,
+                                    .fn = e->fn,
+                                    .glu = e->glu,
+                                    .add = e->add,
+                                    .gate = e->gate,
+                                    .res = e->res,
+                                    .scale = e->scale};
 }
 
 void cuda_op_gemm(struct dl_run *r, const struct dl_gemm *a)
@@ -35,53 +210,45 @@ void cuda_op_gemm(struct dl_run *r, const struct dl_gemm *a)
         return;
     }
     const void *w = cuda_w_plain(r, a->w, t);
-    if (!cuda_blas_takes(r->ctx, a)) {
-        const float *bias = cuda_w_wide(r, a->e.bias, t);
-        run_igemm(r, "gemm", &a->x, &a->y, w, 1, 1, false, &a->e, bias);
-        return;
-    }
-    r->variant = "cublaslt";
-    const void *bias = !a->e.bias ? NULL : a->y.t == t ? cuda_w_plain(r, a->e.bias, t) : cuda_w_wide(r, a->e.bias, t);
     struct dl_mark m = dl_arena_mark(&r->arena);
-    void *workspace = dl_arena_hi(&r->arena, CUDA_LT_WORKSPACE);
-    if (cuda_live(r)) cuda_blas_gemm(r, a, w, bias, workspace);
-    dl_arena_release_hi(&r->arena, m);
-}
-
-/* x normalised and activated into scratch. */
-static dl_act prepared(struct dl_run *r, const struct dl_conv *a)
-{
-    dl_act x = dl_act_hi(r, a->x.t, a->x.n, a->x.h, a->x.w, a->x.c);
-    const struct dl_stat *s = &a->pre;
-    if (!s->mean_rstd) {
-        struct cuda_copy_args c = {.x = a->x, .y = x, .a = 1, .fn = a->pre_fn};
-        if (cuda_live(r)) cuda_launched(r, "conv: activation", cuda_copy(r->ctx->stream, &c));
-        return x;
+    if (cuda_blas_takes(r->ctx, a)) {
+        r->variant = "cublaslt";
+        const void *bias = !a->e.bias     ? NULL
+                           : a->y.t == t ? cuda_w_plain(r, a->e.bias, t)
+                                         : cuda_w_wide(r, a->e.bias, t);
+        void *workspace = dl_arena_hi(&r->arena, CUDA_LT_WORKSPACE);
+        if (cuda_live(r)) cuda_blas_gemm(r, a, w, bias, workspace);
+    } else {
+        struct product p = {.r = r, .op = "gemm", .whole = a};
+        p.a.c = args_of(a->x, a->y, w, &a->e, cuda_w_wide(r, a->e.bias, t));
+        run_product(&p);
     }
-    struct cuda_norm_args n = {.x = a->x,
-                               .y = x,
-                               .mean_rstd = s->mean_rstd,
-                               .groups = s->groups,
-                               .scale = s->scale,
-                               .shift = s->shift,
-                               .fn = a->pre_fn};
-    n.gamma = cuda_w_wide(r, s->gamma, a->x.t), n.beta = cuda_w_wide(r, s->beta, a->x.t);
-    if (cuda_live(r)) n.step = cuda_step(r);
-    if (cuda_live(r)) cuda_launched(r, "conv: norm", cuda_norm(r->ctx->stream, &n));
-    return x;
+    dl_arena_release_hi(&r->arena, m);
 }
 
 void cuda_op_conv(struct dl_run *r, const struct dl_conv *a)
 {
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act x = a->pre.mean_rstd || a->pre_fn ? prepared(r, a) : a->x;
+    const struct dl_stat *s = &a->pre;
+    struct product p = {.r = r, .op = "conv"};
+    p.a = (struct cuda_nconv_args){.mean_rstd = s->mean_rstd,
+                                   .groups = s->groups,
+                                   .scale = s->scale,
+                                   .shift = s->shift,
+                                   .pre_fn = a->pre_fn};
+    if (s->mean_rstd) p.a.gamma = cuda_w_wide(r, s->gamma, a->x.t), p.a.beta = cuda_w_wide(r, s->beta, a->x.t);
+    if (s->mean_rstd || a->pre_fn) p.ready = dl_act_hi(r, a->x.t, a->x.n, a->x.h, a->x.w, a->x.c);
     if (a->k == 1 && a->stride == 1 && !a->up) {
-        struct dl_gemm g = {.x = x, .y = a->y, .w = a->w, .e = a->e, .fine = true};
+        struct dl_gemm g = {.x = a->x, .y = a->y, .w = a->w, .e = a->e, .fine = true};
+        p.a.c.x = a->x;
+        if (cuda_live(r)) p.a.c.step = cuda_step(r);
+        if (p.ready.p) g.x = p.ready;
+        if (p.ready.p && cuda_live(r)) cuda_launched(r, "conv: norm", prepare(&p));
         cuda_op_gemm(r, &g);
     } else {
-        const void *w = cuda_w_ohwi(r, a->w, a->x.t);
-        const float *bias = cuda_w_wide(r, a->e.bias, a->x.t);
-        run_igemm(r, "conv", &x, &a->y, w, a->k, a->stride, a->up, &a->e, bias);
+        p.a.c = args_of(a->x, a->y, cuda_w_ohwi(r, a->w, a->x.t), &a->e, cuda_w_wide(r, a->e.bias, a->x.t));
+        p.a.c.k = a->k, p.a.c.stride = a->stride, p.a.c.up = a->up;
+        run_product(&p);
     }
     dl_arena_release_hi(&r->arena, m);
 }

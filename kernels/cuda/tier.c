@@ -43,26 +43,25 @@ int cuda_tier_open(struct dl_ctx *c, struct dl_err *e)
     return 0;
 }
 
-const char *cuda_tier_conv(const struct dl_ctx *c, const struct cuda_igemm_args *a, bool *hopper)
+int cuda_tier_conv(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *name[CUDA_WAYS])
 {
-    const char *name = NULL;
 #ifdef DLENS_HOPPER
-    if (c->tma_encode) name = cuda_conv_hopper_variant(a, c->hopper_always);
+    if (c->tma_encode && (name[0] = cuda_conv_hopper_variant(a, true))) return 1;
 #else
-    (void)c;
+    (void)c, (void)a, (void)name;
 #endif
-    *hopper = name != NULL;
-    return name ? name : cuda_igemm_variant(a);
+    return 0;
 }
 
-int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, bool hopper)
+int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *way)
 {
 #ifdef DLENS_HOPPER
-    if (hopper) return cuda_conv_hopper(c->stream, a, c->tma_encode, c->sms);
+    (void)way;
+    return cuda_conv_hopper(c->stream, a, c->tma_encode, c->sms);
 #else
-    (void)hopper;
+    (void)c, (void)a, (void)way;
+    return CUDA_K_UNSUPPORTED;
 #endif
-    return cuda_igemm(c->stream, a);
 }
 
 /* The Hopper tier's way, or NULL. */

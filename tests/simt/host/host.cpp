@@ -88,15 +88,27 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaErrorNot
 cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
 
-/* In the place of gemm_lt.c: a library that takes nothing but products of e4m3, which no kernel of ours does, by plain
- * loops; with DLENS_SIMT_ROW_SCALES it scales them too. */
+/* In the place of gemm_lt.c: a library that takes products of e4m3, which no kernel of ours does, by plain loops; with
+ * DLENS_SIMT_ROW_SCALES it scales them too. With DLENS_SIMT_LIBRARY it also takes bare products into f32. */
 int cuda_blas_open(dl_ctx *, dl_err *) { return 0; }
 void cuda_blas_close(dl_ctx *) {}
 size_t cuda_blas_version(void) { return 0; }
-bool cuda_blas_takes(const dl_ctx *, const dl_gemm *) { return false; }
-void cuda_blas_gemm(dl_run *r, const dl_gemm *, const void *, const void *, void *)
+bool cuda_blas_takes(const dl_ctx *, const dl_gemm *a)
 {
-    dl_fail(&r->err, DL_EFAIL, "no library here");
+    return getenv("DLENS_SIMT_LIBRARY") && a->y.t == DL_F32 && a->y.c == a->w->dim[0] && !a->e.bias && !a->e.fn &&
+           !a->e.add.p && !a->e.gate.p && !a->e.res.p && a->e.scale == 1;
+}
+void cuda_blas_gemm(dl_run *, const dl_gemm *g, const void *w, const void *, void *)
+{
+    for (int64_t i = 0; i < g->y.n; i++)
+        for (int64_t p = 0; p < (int64_t)g->y.h * g->y.w; p++)
+            for (int64_t o = 0; o < g->y.c; o++) {
+                double s = 0;
+                for (int64_t c = 0; c < g->x.c; c++)
+                    s += (double)dl_load(g->x.p, g->x.t, i * g->x.rs + p * g->x.ld + c) *
+                         (double)dl_load(w, g->x.t, o * g->x.c + c);
+                dl_store(g->y.p, DL_F32, i * g->y.rs + p * g->y.ld + o, (float)s);
+            }
 }
 bool cuda_blas_row_scales(const dl_ctx *) { return getenv("DLENS_SIMT_ROW_SCALES") != nullptr; }
 void cuda_blas_e4m3(dl_run *, const cuda_lt_e4m3 *g, void *)
