@@ -4,7 +4,7 @@
  * place, and igemm_add, which adds the parts of an output in their order, first to last, and does the epilogue. No
  * atomics, so the same bits each time. Traffic: 8 bytes an output and part, which stays in the second-level cache for
  * the few tiles that are split.
- * Speed: not measured yet. igemm_guess is a rough model, there to have something where nothing was measured and to
+ * Speed: not measured yet. guess_of is a rough model, there to have something where nothing was measured and to
  * leave out what is hopeless.
  */
 #include "kernels/cuda/igemm.cuh"
@@ -39,7 +39,7 @@ template <int V> __global__ void __launch_bounds__(ADD_THREADS) igemm_add(const 
 
 /* ---- choice ---- */
 
-enum { PLAIN = -1, SPLITS = 4, PART_LEAST = 256 /* of the inner dimension */, TILES_MOST = 1 << 30 };
+enum { SPLIT_MOST = 8, PART_LEAST = 256 /* of the inner dimension */, BLOCKS_MOST = 1 << 30 };
 
 static int64_t up(int64_t n, int64_t of) { return (n + of - 1) / of; }
 
@@ -53,7 +53,7 @@ static bool serves(const cuda_igemm_args *a)
     if (a->k < 1 || a->stride < 1 || a->x.c < 1 || (a->glu && a->k != 1)) return false;
     if (a->up && ((int64_t)a->y.h * a->x.h > INT32_MAX || (int64_t)a->y.w * a->x.w > INT32_MAX)) return false;
     return pixels_of(a) < INT32_MAX - 1024 && rows_of_w(a) < INT32_MAX - 1024 && inner < INT32_MAX - 1024 &&
-           (int64_t)a->x.h * a->x.w < INT32_MAX && up(pixels_of(a), 32) * up(rows_of_w(a), 32) < TILES_MOST;
+           (int64_t)a->x.h * a->x.w < INT32_MAX && up(pixels_of(a), 32) * up(rows_of_w(a), 32) < BLOCKS_MOST;
 }
 
 static bool mma_serves(const cuda_igemm_args *a)
@@ -71,52 +71,59 @@ static int64_t slices_of(const cuda_igemm_args *a, const igemm_tile *t)
     return (int64_t)a->k * a->k * up(a->x.c, t->tk);
 }
 
-static int64_t scratch_of(const cuda_igemm_args *a, const igemm_tile *t, int split)
+bool igemm_way(const cuda_igemm_args *a, int tile, int split, cuda_igemm_way *way)
 {
-    return split > 1 ? tiles_of(a, t) * t->tm * t->tn * split * 4 : 0;
+    int k = 0;
+    if (!serves(a)) return false;
+    *way = {"plain 64x64x16", 0, tile, split};
+    if (tile == IGEMM_PLAIN_TILE) return split == 1;
+    if (tile < 0 || tile >= igemm_tiles_n || !mma_serves(a)) return false;
+    while (1 << k < split) k++;
+    const igemm_tile *t = &igemm_tiles[tile];
+    if (split < 1 || split > SPLIT_MOST || 1 << k != split || split > slices_of(a, t)) return false;
+    way->name = t->name[k];
+    way->scratch = split > 1 ? tiles_of(a, t) * t->tm * t->tn * split * 4 : 0;
+    return tiles_of(a, t) * split < BLOCKS_MOST;
 }
 
 /* Splitting is for grids that leave half of the card idle, into parts that are worth a block. */
-static bool split_serves(const cuda_igemm_args *a, const igemm_tile *t, int sms, int split)
+static bool split_pays(const cuda_igemm_args *a, const igemm_tile *t, int sms, int split)
 {
     int64_t places = (int64_t)sms * t->blocks, blocks = tiles_of(a, t) * split;
-    return split == 1 || (tiles_of(a, t) * 2 < places && blocks <= places &&
-                          slices_of(a, t) * t->tk >= (int64_t)split * PART_LEAST);
+    return tiles_of(a, t) * 2 < places && blocks <= places && slices_of(a, t) * t->tk >= (int64_t)split * PART_LEAST;
 }
 
 /* Clock cycles, roughly: each multiprocessor does its share of the blocks one after the other, whole tiles, padding
  * included; 512 products a cycle, and 64 bytes a cycle for what a slice loads. (Tensor rates are 1,024 on sm_80, 512 on
  * A6000, 256 on GeForce: the larger, the more the loads count.) A second kernel is 3,000, and its traffic 16 bytes a
  * cycle and multiprocessor. */
-static double igemm_guess(const cuda_igemm_args *a, const igemm_tile *t, int sms, int split)
+static double guess_of(const cuda_igemm_args *a, const cuda_igemm_way *way, int sms)
 {
+    const igemm_tile *t = &igemm_tiles[way->tile];
+    int split = way->split;
     double slice = t->tm * t->tn * t->tk / 512.0 + (t->tm + t->tn) * t->tk * 2 / 64.0;
     double cycles = (double)up(tiles_of(a, t) * split, sms) * (double)up(slices_of(a, t), split) * slice;
-    return split == 1 ? cycles : cycles + 3000 + 2.0 * (double)scratch_of(a, t, split) / (16.0 * sms);
+    return split == 1 ? cycles : cycles + 3000 + 2.0 * (double)way->scratch / (16.0 * sms);
 }
 
 int cuda_igemm_ways(const struct cuda_igemm_args *a, int sms, struct cuda_igemm_way way[CUDA_IGEMM_WAYS])
 {
     double guess[CUDA_IGEMM_WAYS];
     int n = 0;
-    if (!serves(a)) return 0;
-    if (!mma_serves(a)) {
-        way[0] = {"plain 64x64x16", 0, PLAIN, 1};
-        return 1;
-    }
+    if (!mma_serves(a)) return igemm_way(a, IGEMM_PLAIN_TILE, 1, way);
     if (sms < 1) sms = 1;
-    for (int i = 0; i < igemm_tiles_n; i++)
-        for (int k = 0; k < SPLITS; k++) {
-            const igemm_tile *t = &igemm_tiles[i];
-            if (!split_serves(a, t, sms, 1 << k)) continue;
-            double g = igemm_guess(a, t, sms, 1 << k);
+    for (int tile = 0; tile < igemm_tiles_n; tile++)
+        for (int split = 1; split <= SPLIT_MOST; split *= 2) {
+            cuda_igemm_way w;
+            if (!igemm_way(a, tile, split, &w)) continue;
+            if (split > 1 && !split_pays(a, &igemm_tiles[tile], sms, split)) continue;
+            double g = guess_of(a, &w, sms);
             int at = n;
             while (at > 0 && guess[at - 1] > g) at--;
             if (at == CUDA_IGEMM_WAYS) continue;
             if (n < CUDA_IGEMM_WAYS) n++;
             for (int j = n - 1; j > at; j--) guess[j] = guess[j - 1], way[j] = way[j - 1];
-            guess[at] = g;
-            way[at] = {t->name[k], scratch_of(a, t, 1 << k), i, 1 << k};
+            guess[at] = g, way[at] = w;
         }
     while (n > 1 && guess[n - 1] > 2 * guess[0]) n--;
     return n;
@@ -133,7 +140,8 @@ static bool wide(const cuda_igemm_args *a)
 
 int cuda_igemm(struct CUstream_st *s, const struct cuda_igemm_args *a, const struct cuda_igemm_way *way, void *scratch)
 {
-    if (!serves(a) || way->tile < PLAIN || way->tile >= igemm_tiles_n) return CUDA_K_UNSUPPORTED;
+    cuda_igemm_way checked;
+    if (!igemm_way(a, way->tile, way->split, &checked) || (checked.scratch && !scratch)) return CUDA_K_UNSUPPORTED;
     if (pixels_of(a) <= 0 || a->y.c <= 0) return 0;
     igemm_params p = igemm_params();
     p.e.y = a->y, p.e.bias = a->bias, p.e.fn = a->fn, p.e.glu = a->glu, p.e.add = a->add, p.e.gate = a->gate;
@@ -142,15 +150,12 @@ int cuda_igemm(struct CUstream_st *s, const struct cuda_igemm_args *a, const str
     p.see_h = a->up ? a->y.h : a->x.h, p.see_w = a->up ? a->y.w : a->x.w;
     p.m = (int32_t)pixels_of(a), p.out = a->y.c, p.in = a->x.c;
     p.taps = a->k * a->k, p.inner = p.taps * p.in, p.pixels = a->y.h * a->y.w, p.wide = wide(a);
-    if (way->tile == PLAIN) {
+    if (way->tile == IGEMM_PLAIN_TILE) {
         p.columns = (int32_t)up(p.out, IGEMM_PLAIN);
         return igemm_plain_run(s, p, (unsigned)(up(p.m, IGEMM_PLAIN) * p.columns));
     }
 
     const igemm_tile *t = &igemm_tiles[way->tile];
-    if (!mma_serves(a) || way->split < 1 || way->split > slices_of(a, t) || (way->split > 1 && !scratch) ||
-        tiles_of(a, t) * way->split > TILES_MOST)
-        return CUDA_K_UNSUPPORTED;
     p.columns = (int32_t)up(rows_of_w(a), t->tn), p.slices = (int32_t)up(p.in, t->tk), p.split = way->split;
     p.part = (float *)scratch, p.part_rows = up(p.m, t->tm) * t->tm, p.part_ld = p.columns * t->tn;
     int rc = igemm_mma_run(s, way->tile, p, (unsigned)(tiles_of(a, t) * p.split));

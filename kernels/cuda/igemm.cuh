@@ -36,6 +36,11 @@ struct igemm_tile {
 extern const igemm_tile igemm_tiles[];
 extern const int igemm_tiles_n;
 
+/* The way of one tile (index in igemm_tiles; IGEMM_PLAIN_TILE: the plain kernel) and split 1, 2, 4, 8; false: it does
+ * not serve these arguments. Whether it is any good is not asked. */
+enum { IGEMM_PLAIN_TILE = -1 };
+bool igemm_way(const cuda_igemm_args *a, int tile, int split, cuda_igemm_way *way);
+
 /* p complete but for w_step. */
 int igemm_mma_run(cudaStream_t s, int tile, const igemm_params &p, unsigned blocks);
 

@@ -55,7 +55,7 @@ struct cuda_igemm_way {
  * and w on 16 bytes, go by tensor cores; the rest has one way, the plain one. */
 int cuda_igemm_ways(const struct cuda_igemm_args *a, int sms, struct cuda_igemm_way way[CUDA_IGEMM_WAYS]);
 
-/* 0, a cudaError_t, or CUDA_K_UNSUPPORTED (kernels.h), also for a way that is not of these arguments' list. scratch:
+/* 0, a cudaError_t, or CUDA_K_UNSUPPORTED (kernels.h), also for a way that cannot serve these arguments. scratch:
  * way->scratch bytes on 16, used by nothing else until the launch is done, or NULL where that is 0. */
 int cuda_igemm(struct CUstream_st *s, const struct cuda_igemm_args *a, const struct cuda_igemm_way *way, void *scratch);
 
