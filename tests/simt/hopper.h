@@ -12,7 +12,8 @@
  *   st, ld      plain accesses: within shared memory, aligned, written before they are read, not where TMA writes
  *   mbarrier    phases, arrivals and bytes; a use before the fence and __syncthreads() after init is reported
  *   waits       that cannot end are reported with what the thread waits for, as are arrivals, copies and products left
- *   setmaxnreg  takes registers from a pool of 65,536 and waits until there are enough
+ *   setmaxnreg  takes registers from the block's pool and waits until there are enough. The pool is what the block got
+ *               at its launch: the multiple of 8 a thread that 65,536 allow, and not what that leaves over.
  *
  * Not imitated: more than one block a multiprocessor, clusters, the order of memory beyond what is said above.
  */
@@ -36,8 +37,6 @@ static inline int dl_tensor_map_make(void *encode, dl_tensor_map *map, const hop
 }
 
 uint32_t dl_smem_1024();
-void dl_smem_st2(uint32_t at, float a, float b);
-void dl_smem_ld4(float v[4], uint32_t at);
 void dl_smem_st2(uint32_t at, float a, float b);
 void dl_smem_ld4(float v[4], uint32_t at);
 void dl_mbar_init(uint32_t bar, uint32_t count);
@@ -64,6 +63,7 @@ void dl_wgmma_fence();
 void dl_wgmma_commit();
 template <int N> inline void dl_wgmma_wait() { simt::wgmma_wait(N); }
 template <int N> inline void dl_hold(float *) {}
+template <int N> inline void dl_hold(uint32_t *) {}
 template <class T, int N> inline void dl_wgmma_ss(float *d, uint64_t a, uint64_t b, int add)
 {
     simt::wgmma(d, N, nullptr, a, b, add, T::type);

@@ -6,7 +6,7 @@
  *
  * wgmma is asynchronous: between its issue and dl_wgmma_wait its accumulators and register operands belong to the
  * tensor cores. The compiler does not know that a wait changes accumulators: dl_hold after a wait keeps what reads them
- * behind it, before a fence it keeps what writes them before it.
+ * behind it, before a fence it keeps what writes them, and register operands, before it.
  */
 #ifndef DL_CUDA_HOPPER_CUH
 #define DL_CUDA_HOPPER_CUH
@@ -139,6 +139,11 @@ template <int N> __device__ __forceinline__ void dl_hold(float *d)
 {
 #pragma unroll
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i]) :: "memory");
+}
+template <int N> __device__ __forceinline__ void dl_hold(uint32_t *a)
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+r"(a[i]) :: "memory");
 }
 
 /* m64nNk16, sums in f32, d [N / 2] a thread: d = A B + (add ? d : 0).

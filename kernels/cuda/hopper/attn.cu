@@ -135,10 +135,12 @@ template <class C> __device__ __forceinline__ void hop_scores(float s[C::BN / 2]
 
 /* Issues o [64][D] (+)= P V, as one group. */
 template <class C>
-__device__ __forceinline__ void hop_values(float o[C::D / 2], const uint32_t p[C::STEPS][4], uint32_t v, int add)
+__device__ __forceinline__ void hop_values(float o[C::D / 2], uint32_t p[C::STEPS][4], uint32_t v, int add)
 {
     typedef typename C::T T;
     dl_hold<C::D / 2>(o);
+#pragma unroll
+    for (int j = 0; j < C::STEPS; j++) dl_hold<4>(p[j]);
     dl_wgmma_fence();
 #pragma unroll
     for (int j = 0; j < C::STEPS; j++) {
@@ -206,7 +208,7 @@ __device__ __forceinline__ void hop_compute(const hop_attn_params &a, const hop_
     const int tiles = (a.tk + C::BN - 1) / C::BN, rest = a.tk - (tiles - 1) * C::BN;
     const int mine = 1 + group, other = 2 - group; /* named barriers */
     int use = 0, turn = 0;
-    if (group == 0) dl_bar_arrive(mine, C::TURN); /* the first turn */
+    if (group == 1) dl_bar_arrive(other, C::TURN); /* the first turn is group 0's */
     for (int work = (int)blockIdx.x; work < a.work; work += (int)gridDim.x, turn++) {
         float o[C::D / 2], sc[C::BN / 2], top[2] = {MINUS_INF, MINUS_INF}, sum[2] = {0, 0}, shrink[2];
         uint32_t p[C::STEPS][4];
