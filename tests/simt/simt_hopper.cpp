@@ -65,7 +65,7 @@ static named bars[BARRIERS];
 static wg_thread wg[GROUPS * 128];
 static size_t executed[GROUPS]; /* products of a warpgroup that are done */
 static size_t asked[GROUPS];    /* ... that lie behind a thread's wait, to be done when nothing else can happen */
-static int pool, at_entry, regs[GROUPS * 128];
+static int pool, regs[GROUPS * 128];
 
 size_t hopper_begin(size_t dyn)
 {
@@ -83,9 +83,8 @@ size_t hopper_begin(size_t dyn)
     for (named &b : bars) b = named();
     for (wg_thread &t : wg) t = wg_thread();
     for (int i = 0; i < GROUPS; i++) executed[i] = asked[i] = 0;
-    at_entry = REGISTERS / blk.threads / 8 * 8;
-    pool = REGISTERS - at_entry * blk.threads;
-    for (int &r : regs) r = at_entry;
+    pool = 0; /* all that it was given is in use */
+    for (int &r : regs) r = REGISTERS / blk.threads / 8 * 8;
     return dyn <= 99 << 10 ? dyn : 0; /* for a kernel of the portable tier */
 }
 
