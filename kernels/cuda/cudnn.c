@@ -190,6 +190,7 @@ static int choose(struct cuda_cudnn *c, const void *x, const void *w, void *y, s
     if (from) (void)cudaEventDestroy(from);
     if (to) (void)cudaEventDestroy(to);
     if (rc != cudaSuccess) return cuda_fail(e, rc, "making an event");
+    (void)cudaGetLastError(); /* of a plan that failed */
     if (c->best < 0) return dl_fail(e, DL_EFAIL, "cuDNN: no engine ran the convolution that it was proposed for");
     return 0;
 }

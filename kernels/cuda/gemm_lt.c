@@ -166,6 +166,7 @@ static cublasStatus_t product_open(struct product *p, const struct dl_gemm *g, c
 /* The scales of w's rows (sums' columns here, A) and of x's (B). Without them each operand's one scale is 1. */
 static cublasStatus_t scales(struct product *p, const float *sw, const float *sx)
 {
+#if CUBLAS_VERSION >= 120900
     int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
     cublasStatus_t s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode);
     if (s == CUBLAS_STATUS_SUCCESS)
@@ -175,6 +176,10 @@ static cublasStatus_t scales(struct product *p, const float *sw, const float *sx
     if (s == CUBLAS_STATUS_SUCCESS)
         s = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &sx, sizeof sx);
     return s;
+#else
+    (void)p, (void)sw, (void)sx;
+    return CUBLAS_STATUS_NOT_SUPPORTED; /* cuda_blas_row_scales says so beforehand */
+#endif
 }
 
 static cublasStatus_t product_open_e4m3(struct product *p, const struct cuda_lt_e4m3 *g)
@@ -205,12 +210,14 @@ static int propose(struct dl_run *r, const struct product *p, cublasLtMatmulHeur
 {
     cublasLtMatmulPreference_t pref = NULL;
     size_t workspace = CUDA_LT_WORKSPACE;
-    uint32_t align = 16;
+    uint32_t align = 16, sums = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; /* the others may add partial sums in halves */
     int n = 0;
     cublasStatus_t s = cublasLtMatmulPreferenceCreate(&pref);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                                  sizeof workspace);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums, sizeof sums);
     for (int i = 0; i < 4 && s == CUBLAS_STATUS_SUCCESS; i++) {
         static const cublasLtMatmulPreferenceAttributes_t which[] = {
             CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -322,7 +329,10 @@ void cuda_blas_gemm(struct dl_run *r, const struct dl_gemm *g, const void *w, co
 }
 
 /* Of all GPUs those of compute capability 9.0 have these scales in cuBLASLt 12.9 to 13.x; later ones have others. */
-bool cuda_blas_row_scales(const struct dl_ctx *c) { return c->cc == 90 && cublasLtGetVersion() >= 120900; }
+bool cuda_blas_row_scales(const struct dl_ctx *c)
+{
+    return c->cc == 90 && CUBLAS_VERSION >= 120900 && cublasLtGetVersion() >= 120900;
+}
 
 void cuda_blas_e4m3(struct dl_run *r, const struct cuda_lt_e4m3 *g, void *workspace)
 {
