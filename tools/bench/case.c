@@ -126,7 +126,7 @@ static int fill_weights(struct case_run *c, struct layout *l, enum case_values h
     return 0;
 }
 
-static int open_set(struct case_run *c, struct case_set *s, struct dl_err *e)
+static int open_set(struct case_run *c, struct case_set *s, bool runs, struct dl_err *e)
 {
     struct layout l;
     s->a = c->k->a;
@@ -145,6 +145,7 @@ static int open_set(struct case_run *c, struct case_set *s, struct dl_err *e)
         if (dl_wset_add(&s->weights, &s->w[i], from->name, e) < 0) return -1;
         *l.o.w[i] = &s->w[i];
     }
+    if (!runs) return 0;
     dl_run_dry(&c->run);
     case_enqueue(c, (int)(s - c->set));
     if (dl_run_check(&c->run, e) < 0) return -1;
@@ -152,8 +153,8 @@ static int open_set(struct case_run *c, struct case_set *s, struct dl_err *e)
     return dl_run_load(&c->run, &s->weights, e);
 }
 
-int case_open(struct case_run *c, const struct tape_case *k, const struct dl_backend *be, struct dl_ctx *ctx, int sets,
-              enum case_values values, struct dl_err *e)
+static int open_all(struct case_run *c, const struct tape_case *k, const struct dl_backend *be, struct dl_ctx *ctx,
+                    int sets, bool runs, enum case_values values, struct dl_err *e)
 {
     *c = (struct case_run){.k = k, .be = be, .ctx = ctx};
     struct layout l;
@@ -170,16 +171,28 @@ int case_open(struct case_run *c, const struct tape_case *k, const struct dl_bac
     fill_image(c, &l, values);
     if (fill_weights(c, &l, values, e) < 0) goto fail;
     for (; c->n_sets < sets; c->n_sets++)
-        if (open_set(c, &c->set[c->n_sets], e) < 0) {
+        if (open_set(c, &c->set[c->n_sets], runs, e) < 0) {
             c->n_sets++; /* what it has is freed */
             goto fail;
         }
-    if (be->alloc(ctx, c->scratch_bytes + DL_ALIGN, &c->scratch, e) < 0) goto fail;
+    if (runs && be->alloc(ctx, c->scratch_bytes + DL_ALIGN, &c->scratch, e) < 0) goto fail;
     return 0;
 fail:
     dl_fail_in(e, "%s %s", op_name(k->kind), k->shape);
     case_close(c);
     return -1;
+}
+
+int case_open(struct case_run *c, const struct tape_case *k, const struct dl_backend *be, struct dl_ctx *ctx, int sets,
+              enum case_values values, struct dl_err *e)
+{
+    return open_all(c, k, be, ctx, sets, true, values, e);
+}
+
+int case_operands(struct case_run *c, const struct tape_case *k, const struct dl_backend *be, struct dl_ctx *ctx,
+                  enum case_values values, struct dl_err *e)
+{
+    return open_all(c, k, be, ctx, 1, false, values, e);
 }
 
 void case_close(struct case_run *c)

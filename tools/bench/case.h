@@ -42,6 +42,9 @@ struct case_run {
 /* On failure everything is closed. */
 int case_open(struct case_run *c, const struct tape_case *k, const struct dl_backend *be, struct dl_ctx *ctx, int sets,
               enum case_values values, struct dl_err *e);
+/* One set of operands alone, to cut parts from: no forms of the weights, nothing that could be run. */
+int case_operands(struct case_run *c, const struct tape_case *k, const struct dl_backend *be, struct dl_ctx *ctx,
+                  enum case_values values, struct dl_err *e);
 void case_close(struct case_run *c); /* zeroed is fine */
 
 /* Runs the op on set i, eagerly; a backend with a queue may not be done. */

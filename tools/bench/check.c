@@ -106,7 +106,7 @@ static int cut(struct part *p, const struct case_run *c, struct dl_err *e)
 }
 
 /* Runs the part on the reference backend. */
-static int run_part(struct part *p, const struct case_run *c, const struct dl_backend *ref, struct dl_ctx *ctx,
+static int run_part(struct part *p, struct case_run *c, const struct dl_backend *ref, struct dl_ctx *ctx,
                     struct dl_err *e)
 {
     struct dl_run r;
@@ -118,6 +118,7 @@ static int run_part(struct part *p, const struct case_run *c, const struct dl_ba
         if (p->w[i].n_parts && dl_wset_add(&set, &p->w[i], "slice", e) < 0) goto out;
     op_call(&r, c->k->kind, &p->a, NULL);
     if (dl_run_check(&r, e) < 0 || dl_run_load(&r, &set, e) < 0) goto out;
+    if (dl_run_load(&r, &c->set[0].weights, e) < 0) goto out; /* a norm's */
     int64_t peak = r.arena.peak_bytes;
     if (ref->alloc(ctx, peak, &mem, e) < 0) goto out;
     dl_run_bind(&r, mem, peak);
@@ -169,35 +170,81 @@ static void linearise(struct part *p, enum op_kind kind)
     if (kind == OP_CONV) p->a.conv.e.fn = DL_NONE, p->a.conv.pre_fn = DL_NONE;
 }
 
-/* Products and attention: `got` is the backend's whole output memory on the host, laid out as set 0's. */
-static int check_part(const struct case_run *ran, const uint8_t *got, const struct dl_backend *ref, struct dl_ctx *ctx,
-                      struct check *out, struct dl_err *e)
+/* Products and attention: a part of the output as it should be. */
+struct check_want {
+    dl_act y, most;   /* results; the same of magnitudes. Own memory */
+    dl_act place;     /* where y lies in the whole output */
+    int64_t at_bytes; /* place.p from the whole output's */
+    double rel;       /* of `most`, which each element may be off by */
+};
+
+static const dl_act *result_of(enum op_kind kind, const union op_args *a)
 {
-    enum op_kind kind = ran->k->kind;
-    struct case_run c[2] = {{0}};
-    struct part p[2] = {{.y = {0}}, {.y = {0}}};
-    int rc = -1;
-    for (int i = 0; i < 2; i++) {
-        enum case_values v = i == 0 ? CASE_SIGNED : kind == OP_ATTN ? CASE_ABS_V : CASE_MAGNITUDES;
-        if (case_open(&c[i], ran->k, ref, ctx, 1, v, e) < 0 || cut(&p[i], &c[i], e) < 0) goto out;
-        if (i == 1) linearise(&p[i], kind);
-        if (run_part(&p[i], &c[i], ref, ctx, e) < 0) goto out;
+    return kind == OP_GEMM ? &a->gemm.y : kind == OP_CONV ? &a->conv.y : &a->attn.y;
+}
+
+int check_want_open(struct check_want **out, const struct tape_case *k, const struct dl_backend *ref,
+                    struct dl_ctx *ctx, struct dl_err *e)
+{
+    struct check_want *w = *out = calloc(1, sizeof *w);
+    if (!w) return dl_fail(e, DL_ENOMEM, "no memory for a check");
+    int rc = 0;
+    for (int i = 0; i < 2 && rc == 0; i++) {
+        enum case_values v = i == 0 ? CASE_SIGNED : k->kind == OP_ATTN ? CASE_ABS_V : CASE_MAGNITUDES;
+        struct case_run c = {0};
+        struct part p = {.y = {0}};
+        rc = case_operands(&c, k, ref, ctx, v, e);
+        if (rc == 0) rc = cut(&p, &c, e);
+        if (i == 1) linearise(&p, k->kind);
+        if (rc == 0) rc = run_part(&p, &c, ref, ctx, e);
+        if (rc == 0 && i == 0) {
+            w->place = p.place;
+            w->at_bytes = (uint8_t *)p.place.p - (uint8_t *)result_of(k->kind, &c.set[0].a)->p;
+            w->rel = k->kind == OP_ATTN ? attention_error(&p.a.attn) : 1.3 * C_ACC * u_acc;
+            if (k->kind == OP_CONV && p.a.conv.pre.mean_rstd && k->run_t != DL_F32) w->rel += u_of(k->run_t);
+        }
+        *(i == 0 ? &w->y : &w->most) = p.y;
+        case_close(&c);
     }
-    /* The same place in what the backend gave. */
-    dl_act y = p[0].place;
-    y.p = (void *)(uintptr_t)(got + ((const uint8_t *)y.p - (const uint8_t *)c[0].set[0].mem));
-    double rel = kind == OP_ATTN ? attention_error(&p[0].a.attn) : 1.3 * C_ACC * u_acc;
-    if (kind == OP_CONV && p[0].a.conv.pre.mean_rstd && ran->k->run_t != DL_F32) rel += u_of(ran->k->run_t);
+    if (rc == 0) return 0;
+    check_want_close(w);
+    *out = NULL;
+    return -1;
+}
+
+void check_want_close(struct check_want *w)
+{
+    if (!w) return;
+    free(w->y.p), free(w->most.p);
+    free(w);
+}
+
+void check_output(const struct check_want *w, const void *got, struct check *out)
+{
+    dl_act y = w->place;
+    y.p = (uint8_t *)(uintptr_t)got + w->at_bytes;
+    *out = (struct check){.share = 0};
     for (int64_t n = 0; n < y.n; n++)
         for (int64_t q = 0; q < (int64_t)y.h * y.w; q++)
             for (int32_t i = 0; i < y.c; i++) {
-                double want = at(p[0].y, n, q, i), most = at(p[1].y, n, q, i);
-                meet(out, at(y, n, q, i), want, 2 * u_of(y.t) * fabs(want) + rel * fabs(most) + 1e-30);
+                double want = at(w->y, n, q, i), most = at(w->most, n, q, i);
+                meet(out, at(y, n, q, i), want, 2 * u_of(y.t) * fabs(want) + w->rel * fabs(most) + 1e-30);
             }
-    rc = 0;
-out:
-    for (int i = 0; i < 2; i++) free(p[i].y.p), case_close(&c[i]);
-    return rc;
+}
+
+void check_pair(const struct check_want *w, dl_act one, dl_act other, struct check *out)
+{
+    double most = 0;
+    *out = (struct check){.share = 0};
+    for (int64_t n = 0; n < w->most.n; n++)
+        for (int64_t q = 0; q < (int64_t)w->most.h * w->most.w; q++)
+            for (int32_t i = 0; i < w->most.c; i++) most = fmax(most, fabs(at(w->most, n, q, i)));
+    for (int64_t n = 0; n < one.n; n++)
+        for (int64_t q = 0; q < (int64_t)one.h * one.w; q++)
+            for (int32_t i = 0; i < one.c; i++) {
+                double a = at(one, n, q, i), b = at(other, n, q, i);
+                meet(out, a, b, 4 * u_of(one.t) * fabs(b) + 2 * w->rel * most + 1e-30);
+            }
 }
 
 /* Sines of angles up to some thousand radians, and quantiles, lose more. */
@@ -251,23 +298,38 @@ static int check_whole(const struct case_run *ran, const uint8_t *got, const flo
     return rc;
 }
 
+static int check_product(struct case_run *ran, const struct dl_backend *ref, struct dl_ctx *ctx, struct check *out,
+                         struct dl_err *e)
+{
+    const dl_act *y = result_of(ran->k->kind, &ran->set[0].a);
+    struct check_want *w;
+    if (check_want_open(&w, ran->k, ref, ctx, e) < 0) return -1;
+    void *got = malloc((size_t)dl_act_bytes(*y));
+    int rc = got ? ran->be->download(ran->ctx, got, y->p, dl_act_bytes(*y), e)
+                 : dl_fail(e, DL_ENOMEM, "no memory for a check");
+    if (rc == 0) check_output(w, got, out);
+    free(got);
+    check_want_close(w);
+    return rc;
+}
+
 int check_case(struct case_run *ran, const struct dl_backend *ref, struct dl_ctx *ctx, struct check *out,
                struct dl_err *e)
 {
     enum op_kind kind = ran->k->kind;
+    *out = (struct check){.share = 0};
+    if (kind == OP_GEMM || kind == OP_CONV || kind == OP_ATTN) return check_product(ran, ref, ctx, out, e);
     uint8_t *got = malloc((size_t)ran->set_bytes + 1);
     int64_t stat_bytes = kind == OP_GNORM ? (int64_t)ran->k->a.gnorm.x.n * ran->k->a.gnorm.groups * 8 : 0;
     float *stat = malloc((size_t)stat_bytes + 4);
     int rc = -1;
-    *out = (struct check){.share = 0};
     if (!got || !stat) {
         dl_fail(e, DL_ENOMEM, "no memory for a check");
         goto out;
     }
     if (ran->be->download(ran->ctx, got, ran->set[0].mem, ran->set_bytes, e) < 0) goto out;
     if (stat_bytes && ran->be->download(ran->ctx, stat, ran->stat.mean_rstd, stat_bytes, e) < 0) goto out;
-    rc = kind == OP_GEMM || kind == OP_CONV || kind == OP_ATTN ? check_part(ran, got, ref, ctx, out, e)
-                                                               : check_whole(ran, got, stat, ref, ctx, out, e);
+    rc = check_whole(ran, got, stat, ref, ctx, out, e);
 out:
     free(got), free(stat);
     return rc;

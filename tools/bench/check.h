@@ -21,4 +21,15 @@ struct check {
 int check_case(struct case_run *ran, const struct dl_backend *ref, struct dl_ctx *ref_ctx, struct check *out,
                struct dl_err *e);
 
+/* Of a product, convolution or attention, where one reference serves several runs: the part that is held to it, then a
+ * whole output in host memory, [dl_act_bytes] as it lies in the backend's. */
+struct check_want;
+int check_want_open(struct check_want **w, const struct tape_case *k, const struct dl_backend *ref,
+                    struct dl_ctx *ref_ctx, struct dl_err *e);
+void check_output(const struct check_want *w, const void *got, struct check *out);
+/* Two whole outputs of it, both in host memory, against each other: twice the budget, at the part's largest magnitude
+ * for all elements. Sees what is wrong outside the part. */
+void check_pair(const struct check_want *w, dl_act one, dl_act other, struct check *out);
+void check_want_close(struct check_want *w); /* NULL is fine */
+
 #endif
