@@ -276,9 +276,16 @@ void dl_stream_end(struct dl_stream *s)
 {
     pthread_mutex_lock(&s->lock);
     struct dl_err e = {0};
+    int64_t places = s->places;
     leave(s, &e); /* a device that fails here fails in the next op as well */
     s->places = 0;
     while (s->busy) pthread_cond_wait(&s->changed, &s->lock);
+    /* What was filled for nothing may still be on its way: the next pass's copies into these slots, by whichever lane,
+     * come after it. */
+    for (int64_t p = s->entered; s->lanes && p < places && p <= s->filling && p < s->entered + DL_STREAM_SLOTS; p++) {
+        int slot = (int)(p % DL_STREAM_SLOTS);
+        if (s->be->lanes->enter(s->lanes, slot, &e) == 0) s->be->lanes->leave(s->lanes, slot, &e);
+    }
     s->filling = s->next = s->left = s->read = s->entered = s->released = 0;
     pthread_mutex_unlock(&s->lock);
 }
