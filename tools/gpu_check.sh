@@ -3,14 +3,16 @@
 # benchmarks; one summary in Markdown and JSON. It goes on after a failure and tells all of them at the end. Needs a CUDA
 # toolkit, CMake and a C and C++ compiler, beside the libraries that the configuration names if they are missing.
 #
-#   tools/gpu_check.sh [--out DIR] [--build DIR] [--libs DIR] [--prefix DIR] [--archs LIST] [--stages LIST] [--model DIR] [--quick]
+#   tools/gpu_check.sh [--out DIR] [--build DIR] [--libs DIR] [--prefix DIR] [--archs LIST] [--stages LIST] [--seconds N] [--model DIR] [--quick]
 #
 #   --out DIR      summary.md, summary.json and one log for each step            (gpu_check)
 #   --build DIR    build folder, kept for the next call                          (build-gpu)
 #   --libs DIR     where cuBLASLt lies, as tools/get_cuda_libs.sh leaves it      (searched: the toolkit, Python's wheels)
-#   --prefix DIR   folder with jansson, PCRE2, utf8proc, libpng, zlib, oneDNN, cmocka: their Debian packages unpacked by dpkg-deb -x
+#   --prefix DIR   folder with jansson, PCRE2, utf8proc, libpng, zlib, oneDNN, cmocka: their Debian packages unpacked by dpkg-deb -x,
+#                  with and without -dev (libdnnl2 needs ocl-icd-libopencl1 besides)
 #   --archs LIST   code for these compute capabilities                           (the machine's own)
 #   --stages LIST  of build,test,sanitize,bench, with commas                     (all)
+#   --seconds N    time for all of it: no step runs past it, the rest is left out, the summary is written       (no limit)
 #   --model DIR    benchmark steps and sweeps of this model folder               (SD 1.5's shapes with random weights in memory)
 #   --quick        a short benchmark: the kernels of SD 1.5 alone, 8 steps, batches of 1 and 4 images
 #
@@ -18,7 +20,7 @@
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-out=gpu_check build=build-gpu libs= prefix= archs= stages=build,test,sanitize,bench model= quick=no
+out=gpu_check build=build-gpu libs= prefix= archs= stages=build,test,sanitize,bench seconds= model= quick=no
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=yes; shift; continue ;;
@@ -32,6 +34,7 @@ while [ $# -gt 0 ]; do
     --prefix) prefix=$2 ;;
     --archs) archs=$2 ;;
     --stages) stages=$2 ;;
+    --seconds) seconds=$2 ;;
     --model) model=$2 ;;
     *) echo "gpu_check.sh: $1: no such option" >&2; exit 2 ;;
     esac
@@ -41,7 +44,7 @@ mkdir -p "$out" "$build" || exit 1
 out=$(cd "$out" && pwd) build=$(cd "$build" && pwd)
 md=$out/summary.md steps=$out/steps.txt
 : >"$steps"
-failed=0
+failed=0 started=$(date +%s)
 
 has() { case ,$stages, in *,"$1",*) return 0 ;; *) return 1 ;; esac; }
 now() { date +%s; }
@@ -60,6 +63,11 @@ step() {
     shift 2
     log=$out/$(printf '%s' "$name" | tr ' /:' '___').log
     begin=$(now)
+    if [ -n "$seconds" ]; then
+        left=$((started + seconds - begin))
+        [ $left -ge 5 ] || { note "$name" skipped 0 "no time left"; return 77; }
+        [ $limit -le $left ] || limit=$left
+    fi
     if command -v timeout >/dev/null 2>&1; then timeout "$limit" "$@" >"$log" 2>&1; else "$@" >"$log" 2>&1; fi
     rc=$?
     took=$(($(now) - begin))
@@ -104,12 +112,16 @@ generator=
 if ! [ -e "$build/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then generator="-G Ninja"; fi
 if has build; then
     # shellcheck disable=SC2086
-    if ! step configure 120 cmake -S "$root" -B "$build" $generator -DDLENS_CORE_ONLY=ON -DDLENS_TESTS=ON -DDLENS_CUDA=ON "-DDLENS_CUDA_ARCHS=$archs" \
-        ${libs:+"-DDLENS_CUDA_LIBS=$libs"} ${prefix:+"-DCMAKE_PREFIX_PATH=$prefix/usr;$prefix"}; then
+    if ! step configure 120 cmake -S "$root" -B "$build" $generator -DDLENS_CORE_ONLY=ON -DDLENS_TESTS=ON "-DDLENS_TESTS_ONLY=^cuda/" \
+        -DDLENS_CUDA=ON "-DDLENS_CUDA_ARCHS=$archs" ${libs:+"-DDLENS_CUDA_LIBS=$libs"} ${prefix:+"-DCMAKE_PREFIX_PATH=$prefix/usr;$prefix"}; then
         echo "Missing libraries are named above: unpack their packages into one folder (dpkg-deb -x NAME.deb DIR) and give it by --prefix DIR;"
         echo "cuBLASLt: tools/get_cuda_libs.sh DIR where there is a network, then --libs DIR."
     fi
-    step build 600 cmake --build "$build" --parallel "$(nproc)"
+    on= # after a failure too: one test that does not compile keeps nothing else from being built
+    ! [ -e "$build/build.ninja" ] || on="-- -k 0"
+    # shellcheck disable=SC2086
+    step build 600 cmake --build "$build" --parallel "$(nproc)" $on
+    step "the program starts" 60 sh "$root/tests/cuda/builds.sh" "$build/dlens"
     step "spill gate" 60 sh -c "exec sh '$root/tools/cuda_gate.sh' --allow 'attn_cfg<.*, 256, 1, .*, true>' '$build'/kernels/cuda/*.ptxas"
     if ls "$build"/kernels/cuda/hopper_*.o >/dev/null 2>&1; then
         step "machine code of the Hopper tier" 120 sh "$root/tools/sass_gate.sh" "$build"/kernels/cuda/hopper_*.o
@@ -118,9 +130,13 @@ if has build; then
 fi
 dlens=$build/dlens
 
-# The GPU tests as the build has them (CTest's label gpu); small: those whose kernels are small enough for compute-sanitizer.
+# The GPU tests as the build has them (CTest's label gpu), what all the rest stands on first; small: those whose kernels are
+# small enough for compute-sanitizer.
 tests=$(ctest --test-dir "$build" -N -L gpu 2>/dev/null | sed -n 's|^ *Test *#[0-9]*: .*cuda/||p')
+first="gemm conv attn norm misc graph demo tiers"
+tests="$(for t in $first; do echo "$tests" | grep -x "$t"; done) $(for t in $tests; do case " $first " in *" $t "*) ;; *) echo "$t" ;; esac; done)"
 small=$(for t in $tests; do case $t in demo | stream | tiers | cudnn) ;; *) echo "$t" ;; esac; done)
+tests=$(echo $tests)
 
 # The Hopper tier first, where it runs, also at shapes for which it is not chosen. Should it fail or hang, everything after
 # that goes without it.
@@ -128,21 +144,21 @@ hopper=
 [ "$cap" != 90 ] || hopper="attn conv graph"
 if has test && [ -n "$hopper" ]; then
     for t in $hopper; do
-        step "test cuda/$t, Hopper tier" 90 env DLENS_TEST_OWN=1 DLENS_CUDA_TIER=hopper "$build/tests/test_cuda_$t" || export DLENS_CUDA_TIER=portable
+        step "test cuda/$t, Hopper tier" 90 env DLENS_TEST_OWN=1 DLENS_CUDA_TIER=hopper "$build/tests/test_cuda_$t" || [ $? -eq 77 ] || export DLENS_CUDA_TIER=portable
     done
     if [ "${DLENS_CUDA_TIER:-}" = portable ]; then
         note "Hopper tier" failed 0 "left out of all that follows"
-        hopper= tests=$(echo "$tests" | grep -vx tiers)
+        hopper= tests=$(for t in $tests; do [ "$t" = tiers ] || echo "$t"; done)
     fi
 fi
 if [ -z "$tests" ] && { has test || has sanitize; }; then note "list of GPU tests" failed 0 "CTest finds none in $build"; fi
 
 # ---- tests ----
 if has test; then
-    for t in $tests; do step "test cuda/$t" 300 "$build/tests/test_cuda_$t"; done
-    for t in $tests; do step "test cuda/$t, own kernels" 300 env DLENS_TEST_OWN=1 "$build/tests/test_cuda_$t"; done
-    for t in $hopper; do step "test cuda/$t, portable tier" 300 env DLENS_CUDA_TIER=portable "$build/tests/test_cuda_$t"; done
     step "demo on the GPU" 120 "$dlens" demo --device cuda --json --out "$out/demo"
+    for t in $tests; do step "test cuda/$t" 240 "$build/tests/test_cuda_$t"; done
+    for t in gemm conv graph demo; do step "test cuda/$t, own kernels" 120 env DLENS_TEST_OWN=1 "$build/tests/test_cuda_$t"; done
+    for t in $hopper; do step "test cuda/$t, portable tier" 120 env DLENS_CUDA_TIER=portable "$build/tests/test_cuda_$t"; done
     step "no such GPU" 60 sh -c "'$dlens' demo --device cuda:99 --out '$out/none'; [ \$? -eq 4 ]"
 fi
 
