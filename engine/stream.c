@@ -70,8 +70,9 @@ static int stages_of(const struct dl_wset *set)
 
 static int64_t file_bytes(const struct dl_w *w)
 {
-    int64_t n = 0, row = w->dim[0] ? dl_w_count(w) / w->dim[0] : 0;
-    for (int i = 0; i < w->n_parts; i++) n += w->part[i].rows * row * dl_type_bytes(w->part[i].t);
+    int64_t n = 0;
+    for (int i = 0; i < w->n_parts; i++)
+        if (!w->part[i].made_up) n += dl_wpart_count(w, i) * dl_type_bytes(w->part[i].t);
     return n;
 }
 

@@ -76,14 +76,51 @@ struct dl_pack *dl_w_want(struct dl_w *w, uint64_t key, int64_t bytes,
     return p;
 }
 
-static int64_t row_count(const struct dl_w *w) { return w->dim[0] ? dl_w_count(w) / w->dim[0] : 0; }
+int64_t dl_wpart_count(const struct dl_w *w, int part)
+{
+    return w->dim[0] ? w->part[part].rows * (dl_w_count(w) / w->dim[0]) : 0;
+}
+
+bool dl_w_has_values(const struct dl_w *w)
+{
+    for (int i = 0; i < w->n_parts; i++)
+        if (!w->part[i].file && !w->part[i].made_up) return false;
+    return true;
+}
+
+int dl_w_need_values(const struct dl_w *w, struct dl_err *e)
+{
+    if (dl_w_has_values(w)) return 0;
+    return dl_fail(e, DL_EFAIL, "weight %s: only its shape is known, not its values", w->name);
+}
+
+/* Made-up values go through their own type, as if they had been stored in it. */
+static void read_made(const struct dl_wpart *p, int64_t from, int64_t n, uint8_t *dst, int t)
+{
+    enum { BLOCK = 1024 };
+    float value[BLOCK], stored[BLOCK];
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        int64_t c = n - at < BLOCK ? n - at : BLOCK;
+        for (int64_t i = 0; i < c; i++) value[i] = dl_made_value(&p->made, from + at + i);
+        dl_convert(stored, p->t, value, DL_F32, c);
+        dl_convert(dst + at * dl_type_bytes(t), t, stored, p->t, c);
+    }
+}
+
+void dl_wpart_read(const struct dl_wpart *p, int64_t from, int64_t n, void *dst, int t)
+{
+    if (p->made_up)
+        read_made(p, from, n, dst, t);
+    else
+        dl_convert(dst, t, (const uint8_t *)p->file + from * dl_type_bytes(p->t), p->t, n);
+}
 
 void dl_w_read(const struct dl_w *w, void *dst, int t)
 {
     uint8_t *d = dst;
     for (int i = 0; i < w->n_parts; i++) {
-        int64_t n = w->part[i].rows * row_count(w);
-        dl_convert(d, t, w->part[i].file, w->part[i].t, n);
+        int64_t n = dl_wpart_count(w, i);
+        dl_wpart_read(&w->part[i], 0, n, d, t);
         d += n * dl_type_bytes(t);
     }
 }
@@ -95,7 +132,7 @@ static void advise(const struct dl_w *w, int advice, bool ends)
     for (int i = 0; i < w->n_parts; i++) {
         if (!w->part[i].mapped) continue;
         uintptr_t from = (uintptr_t)w->part[i].file;
-        uintptr_t to = from + (uintptr_t)(w->part[i].rows * row_count(w) * dl_type_bytes(w->part[i].t));
+        uintptr_t to = from + (uintptr_t)(dl_wpart_count(w, i) * dl_type_bytes(w->part[i].t));
         if (!ends) from += page - 1;
         from &= ~(page - 1), to &= ~(page - 1);
         if (to > from) madvise((void *)from, to - from, advice);

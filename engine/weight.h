@@ -10,6 +10,11 @@
  * with it; file bytes are borrowed from the mapping, which must outlive the set until dl_run_load() has returned.
  *
  * A weight may be marked with a stage, see stream.h: then its packs can pass through memory instead of staying there.
+ *
+ * A part may stand in no file at all: its values are made up, each a function of the part's seed and the element's
+ * index (dl_made_value). Fills get at values by dl_w_read and dl_wpart_read, which serve both kinds; a backend with
+ * memory of its own may instead compute the same values there, so that a model of any size is in place without a byte
+ * on the disk or through the host (tools/bench/model.h).
  */
 #ifndef DL_WEIGHT_H
 #define DL_WEIGHT_H
@@ -27,11 +32,19 @@ struct dl_lane; /* run.h */
 struct dl_w;
 struct dl_wset;
 
+/* Uniform values in [mean - amp, mean + amp]; their standard deviation is amp / sqrt(3). */
+struct dl_made {
+    uint32_t seed;
+    float mean, amp;
+};
+
 struct dl_wpart {
-    const void *file; /* mapped bytes, row-major, not necessarily aligned; NULL when only shapes are known */
+    const void *file; /* mapped bytes, row-major, not necessarily aligned; NULL when only shapes are known or made_up */
     int64_t rows;     /* of the first dimension */
-    uint8_t t;        /* f32, f16, bf16 as stored */
+    uint8_t t;        /* f32, f16, bf16 as stored; what made-up values are rounded to */
     bool mapped;      /* file lies in a mapped file, so its pages may be dropped after use */
+    bool made_up;     /* element i is dl_made_value(made, i), and file is NULL */
+    struct dl_made made;
 };
 
 /* One form of a weight, owned by the set. */
@@ -71,7 +84,24 @@ struct dl_wset {
     struct dl_ctx *ctx;                             /* the backend's, which must outlive the set's packs */
 };
 
-int64_t dl_w_count(const struct dl_w *w); /* elements */
+int64_t dl_w_count(const struct dl_w *w);               /* elements */
+int64_t dl_wpart_count(const struct dl_w *w, int part); /* of one part */
+
+/* Element i of made-up values: the hash of a counter, the same bits on every machine and device: one product and one
+ * sum, each rounded. Values come again after 2^32. Mixing: "lowbias32" of C. Wellons' hash-prospector. */
+static inline uint32_t dl_made_bits(uint32_t seed, int64_t i)
+{
+    uint32_t x = (uint32_t)i * 0x9e3779b9u + seed;
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+static inline float dl_made_value(const struct dl_made *m, int64_t i)
+{
+    float v = m->amp * ((float)(int32_t)dl_made_bits(m->seed, i) * 0x1p-31f);
+    return m->mean + v;
+}
 
 /* Adds w to the set (w->name is copied). Returns < 0 when memory is out. */
 int dl_wset_add(struct dl_wset *s, struct dl_w *w, const char *name, struct dl_err *e);
@@ -94,8 +124,15 @@ struct dl_pack *dl_w_want(struct dl_w *w, uint64_t key, int64_t bytes,
                           int (*fill)(struct dl_pack *, const struct dl_w *, void *, struct dl_err *), void *arg,
                           void (*drop)(void *));
 
+/* Whether every part has values; need fails where one has not, for fills. */
+bool dl_w_has_values(const struct dl_w *w);
+int dl_w_need_values(const struct dl_w *w, struct dl_err *e);
+
 /* Copies the weight as stored, all parts in order, into dst as type t: [count]. */
 void dl_w_read(const struct dl_w *w, void *dst, int t);
+
+/* Elements [from, from + n) of one part, as stored, into dst as type t. */
+void dl_wpart_read(const struct dl_wpart *p, int64_t from, int64_t n, void *dst, int t);
 
 /* Asks the system to read the file pages behind w; returns before they are there. */
 void dl_w_want_pages(const struct dl_w *w);

@@ -13,9 +13,7 @@ struct vae_own {
 
 static int scale(struct vae *v, struct dl_w *w, struct dl_err *e)
 {
-    if (!w->n_parts) return 0;
-    for (int i = 0; i < w->n_parts; i++)
-        if (!w->part[i].file) return 0;
+    if (!w->n_parts || !dl_w_has_values(w)) return 0;
     int64_t n = dl_w_count(w);
     struct vae_own *o = malloc(sizeof *o + (size_t)n * sizeof o->value[0]);
     if (!o) return dl_fail(e, DL_ENOMEM, "no memory for %s of a decoder in f16", w->name);

@@ -98,7 +98,8 @@ static int bench_open(struct bench *b, int batch, struct dl_err *e)
     struct pipe_gen g = bench_gen(b->m.pipe, &s);
     if (pipe_plan(b->m.pipe, &g, &b->plan, e) < 0) return -1;
     cli_say(b->cli, "%s: loading", b->m.pipe->title);
-    if (bench_model_fill(&b->m, e) < 0 || pipe_load(b->m.pipe, e) < 0) return -1;
+    bench_model_make_up(&b->m);
+    if (pipe_load(b->m.pipe, e) < 0) return -1;
     b->pr = (struct pipe_progress){.step = stepped, .user = b, .stop = cli_catch_interrupt()};
     return open_images(b, e);
 }

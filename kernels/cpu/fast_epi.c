@@ -18,9 +18,8 @@ static void read_rows(const struct dl_w *w, int t, int64_t from, int64_t n, floa
         const struct dl_wpart *p = &w->part[i];
         if (from >= first + p->rows) continue;
         int64_t rows = first + p->rows - from < n ? first + p->rows - from : n;
-        const uint8_t *src = (const uint8_t *)p->file + (from - first) * size * dl_type_bytes(p->t);
-        for (int64_t i = 0; i < rows; i++, dst += ld, src += size * dl_type_bytes(p->t)) {
-            dl_convert(dst, DL_F32, src, p->t, size);
+        for (int64_t r = 0; r < rows; r++, dst += ld) {
+            dl_wpart_read(p, (from - first + r) * size, size, dst, DL_F32);
             for (int64_t j = 0; j < size && t == DL_BF16 && p->t != t; j++) dst[j] = dl_bf16_to(dl_bf16_of(dst[j]));
             for (int64_t j = 0; j < size && t == DL_F16 && p->t != t; j++) dst[j] = dl_f16_to(dl_f16_of(dst[j]));
         }
@@ -37,9 +36,7 @@ static int fill_panels(struct dl_pack *p, const struct dl_w *w, void *arg, struc
     int64_t in = w->dim[1], taps = w->nd == 4 ? w->dim[2] * w->dim[3] : 1, out = w->dim[0] / halves;
     int64_t panels = (out + nr - 1) / nr, size = taps * in;
     int64_t ld = size + BLOCK; /* keeps the rows of a panel in different sets of the cache */
-    for (int i = 0; i < w->n_parts; i++)
-        if (!w->part[i].file)
-            return dl_fail(e, DL_EFAIL, "weight %s: only its shape is known, not its values", w->name);
+    if (dl_w_need_values(w, e) < 0) return -1;
     float *rows = malloc((size_t)(nr * ld) * sizeof *rows), *d = p->data;
     if (!rows) return dl_fail(e, DL_ENOMEM, "no memory to reorder weight %s", w->name);
     for (int64_t q = 0; q < halves * panels; q++, d += size * nr) {

@@ -65,9 +65,14 @@ static const uint16_t *rows_at(const struct form *f, const struct dl_w *w, int64
         int64_t at = from + done - first, rows = p->rows - at;
         if (rows <= 0) continue;
         if (rows > n - done) rows = n - done;
-        const uint8_t *src = (const uint8_t *)p->file + at * f->k * dl_type_bytes(p->t);
-        if (rows == n && p->t == DL_BF16 && (uintptr_t)src % 2 == 0) return (const uint16_t *)(const void *)src;
-        f->s->affine(tmp + done * f->k, DL_BF16, src, p->t, NULL, NULL, rows * f->k, DL_NONE);
+        uint16_t *to = tmp + done * f->k;
+        if (p->made_up) {
+            dl_wpart_read(p, at * f->k, rows * f->k, to, DL_BF16);
+        } else {
+            const uint8_t *src = (const uint8_t *)p->file + at * f->k * dl_type_bytes(p->t);
+            if (rows == n && p->t == DL_BF16 && (uintptr_t)src % 2 == 0) return (const uint16_t *)(const void *)src;
+            f->s->affine(to, DL_BF16, src, p->t, NULL, NULL, rows * f->k, DL_NONE);
+        }
         done += rows;
     }
     return tmp;
@@ -76,9 +81,7 @@ static const uint16_t *rows_at(const struct form *f, const struct dl_w *w, int64
 static int fill_form(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
 {
     const struct form *f = arg;
-    for (int i = 0; i < w->n_parts; i++)
-        if (!w->part[i].file)
-            return dl_fail(e, DL_EFAIL, "weight %s: only its shape is known, not its values", w->name);
+    if (dl_w_need_values(w, e) < 0) return -1;
     uint16_t *tmp = malloc((size_t)(f->part * f->k) * sizeof *tmp);
     if (!tmp) return dl_fail(e, DL_ENOMEM, "no memory to reorder weight %s", w->name);
     int err = 0;

@@ -6,14 +6,6 @@
 
 static int type_of(const struct dl_pack *p) { return (int)(p->key & 0xff); }
 
-static int has_bytes(const struct dl_w *w, struct dl_err *e)
-{
-    for (int i = 0; i < w->n_parts; i++)
-        if (!w->part[i].file)
-            return dl_fail(e, DL_EFAIL, "weight %s: only its shape is known, not its values", w->name);
-    return 0;
-}
-
 static void round_to(float *v, int t, int64_t n)
 {
     if (t == DL_F32) return;
@@ -23,7 +15,7 @@ static void round_to(float *v, int t, int64_t n)
 static int fill_plain(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
 {
     (void)arg;
-    if (has_bytes(w, e) < 0) return -1;
+    if (dl_w_need_values(w, e) < 0) return -1;
     dl_w_read(w, p->data, type_of(p));
     return 0;
 }
@@ -31,7 +23,7 @@ static int fill_plain(struct dl_pack *p, const struct dl_w *w, void *arg, struct
 static int fill_wide(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
 {
     (void)arg;
-    if (has_bytes(w, e) < 0) return -1;
+    if (dl_w_need_values(w, e) < 0) return -1;
     dl_w_read(w, p->data, DL_F32);
     round_to(p->data, type_of(p), dl_w_count(w));
     return 0;
@@ -40,7 +32,7 @@ static int fill_wide(struct dl_pack *p, const struct dl_w *w, void *arg, struct 
 static int fill_ohwi(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
 {
     (void)arg;
-    if (has_bytes(w, e) < 0) return -1;
+    if (dl_w_need_values(w, e) < 0) return -1;
     int64_t count = dl_w_count(w), in = w->dim[1], taps = w->nd == 4 ? w->dim[2] * w->dim[3] : 1;
     float *all = malloc((size_t)count * sizeof *all), *d = p->data;
     if (!all) return dl_fail(e, DL_ENOMEM, "no memory to reorder weight %s", w->name);
@@ -56,7 +48,7 @@ static int fill_ohwi(struct dl_pack *p, const struct dl_w *w, void *arg, struct 
 static int fill_e4m3(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
 {
     (void)arg;
-    if (has_bytes(w, e) < 0) return -1;
+    if (dl_w_need_values(w, e) < 0) return -1;
     int64_t in = w->dim[1];
     float *v = p->data, *scale = v + w->dim[0] * in;
     dl_w_read(w, v, DL_F32);

@@ -81,6 +81,7 @@ int cuda_stage_copy(struct cuda_stage *g, cudaStream_t stream, void *dst, const 
 
 /* Copies of weights beside the stream of the ops, see engine/run.h. `by` NULL: on the stream of the ops. */
 extern const struct dl_lane_ops cuda_lane_ops;
+cudaStream_t cuda_stream_of(const struct dl_ctx *c, const struct dl_lane *by);
 int cuda_upload_by(struct dl_ctx *c, struct dl_lane *by, void *dst, const void *src, int64_t bytes, struct dl_err *e);
 
 /* Capture, see engine/run.h. */

@@ -167,6 +167,32 @@ struct cuda_quant_args {
 };
 int cuda_quant(struct CUstream_st *s, const struct cuda_quant_args *a);
 
+/* ---- made.cu ---- */
+
+/* One part of a weight whose values are made up (engine/weight.h), as a form of the backend: y[i] is element i rounded to
+ * `stored` and then to `t`, kept as y_t, which is t or f32. With taps > 1 elements are numbered [out][in][taps] and y is
+ * [out][taps][in]. */
+struct cuda_made_args {
+    struct dl_made made;
+    int64_t count;
+    int32_t in, taps; /* taps 0 or 1: in is not read */
+    int32_t stored, t;
+    void *y;
+    int32_t y_t;
+};
+int cuda_made(struct CUstream_st *s, const struct cuda_made_args *a);
+
+/* Rows [rows][in] of it rounded to `stored` and quantised as engine/e4m3.h says: q [rows][in], scale [rows]. in a
+ * multiple of 16; q on 16 bytes. */
+struct cuda_made_e4m3_args {
+    struct dl_made made;
+    int64_t rows;
+    int32_t in, stored;
+    uint8_t *q;
+    float *scale;
+};
+int cuda_made_e4m3(struct CUstream_st *s, const struct cuda_made_e4m3_args *a);
+
 /* ---- rope.cu ---- */
 
 /* As dl_op_rope. y may be x. */

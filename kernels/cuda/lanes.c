@@ -23,6 +23,8 @@ struct dl_lanes {
     cudaEvent_t used[MAX_SLOTS];
 };
 
+cudaStream_t cuda_stream_of(const struct dl_ctx *c, const struct dl_lane *by) { return by ? by->stream : c->stream; }
+
 int cuda_upload_by(struct dl_ctx *c, struct dl_lane *by, void *dst, const void *src, int64_t bytes, struct dl_err *e)
 {
     return by ? cuda_stage_copy(&by->stage, by->stream, dst, src, bytes, e) : cuda_upload(c, dst, src, bytes, e);

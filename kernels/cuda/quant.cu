@@ -11,6 +11,7 @@
  *     would give other bits.
  */
 #include "kernels/cuda/dev/convert.cuh"
+#include "kernels/cuda/dev/e4m3.cuh"
 #include "kernels/cuda/dev/reduce.cuh"
 
 enum { ONE_WARP_MAX = 1024 };
@@ -18,26 +19,6 @@ enum { ONE_WARP_MAX = 1024 };
 template <int V_, int W_> struct quant_cfg {
     enum { V = V_, W = W_, THREADS = W_ == 1 ? 128 : 32 * W_, PIXELS = W_ == 1 ? 4 : 1 };
 };
-
-/* engine/type.c's dl_e4m3_of in 32 bits. */
-__device__ __forceinline__ uint32_t quant_one(float v)
-{
-    uint32_t u = dl_f32_bits(v), sign = (u >> 24) & 0x80u, a = u & 0x7fffffffu;
-    uint32_t low = dl_f32_bits(dl_add_rn(dl_bits_f32(a), 16384.0f)) - 0x46800000u;
-    uint32_t high = (a + 0x7ffffu + ((a >> 20) & 1) - (120u << 23)) >> 20;
-    if (a > 0x7f800000u) return sign | 0x7f;
-    if (a >= 0x43e00000u) return sign | 0x7e;
-    return sign | (a < 0x3c800000u ? low : high);
-}
-
-__device__ __forceinline__ uint32_t quant_four(const float *v)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    return dl_pack4_e4m3(v[0], v[1], v[2], v[3]);
-#else
-    return quant_one(v[0]) | quant_one(v[1]) << 8 | quant_one(v[2]) << 16 | quant_one(v[3]) << 24;
-#endif
-}
 
 template <class C> __global__ void __launch_bounds__(C::THREADS) quant_kernel(cuda_quant_args a)
 {
@@ -59,9 +40,9 @@ template <class C> __global__ void __launch_bounds__(C::THREADS) quant_kernel(cu
         for (int j = 0; j < C::V; j++) v[j] = dl_mul_rn(v[j], gain);
         uint8_t *q = a.q + at * a.x.c + c;
         if (C::V == 8)
-            dl_st(reinterpret_cast<uint2 *>(q), make_uint2(quant_four(v), quant_four(v + 4)));
+            dl_st(reinterpret_cast<uint2 *>(q), make_uint2(k_e4m3_of4(v), k_e4m3_of4(v + 4)));
         else
-            dl_st(q, (uint8_t)quant_one(v[0]));
+            dl_st(q, (uint8_t)k_e4m3_of(v[0]));
     }
     if (first == 0) dl_st(a.scale + at, dl_div_rn(amax, 448.0f));
 }

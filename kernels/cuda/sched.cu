@@ -248,21 +248,6 @@ __device__ __forceinline__ void box_muller(float out[2], uint32_t x, uint32_t y)
     out[1] = s * cosine;
 }
 
-__device__ __forceinline__ float round_to(float v, int t)
-{
-    if (t == DL_F16) {
-        dl_half h;
-        dl_of_f32(h, v);
-        return dl_to_f32(h);
-    }
-    if (t == DL_BF16) {
-        dl_bf16 h;
-        dl_of_f32(h, v);
-        return dl_to_f32(h);
-    }
-    return v;
-}
-
 /* blockIdx.y: turn of torch's threads. */
 __global__ void __launch_bounds__(K_THREADS) noise_kernel(noise_job a)
 {
@@ -280,7 +265,7 @@ __global__ void __launch_bounds__(K_THREADS) noise_kernel(noise_job a)
         int64_t e = i + a.threads * (4 * k + lane);
         if (e >= all) continue;
         float *y = static_cast<float *>(a.y.p) + k_at(a.y, e / image, e % pixels, e % image / pixels);
-        dl_st(y, dl_mul_rn(round_to(v[lane], a.type), a.scale));
+        dl_st(y, dl_mul_rn(k_round_to(v[lane], a.type), a.scale));
     }
 }
 

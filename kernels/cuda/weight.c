@@ -1,20 +1,40 @@
 /* The forms of weights that the CUDA backend uses. */
 #include "engine/e4m3.h"
 #include "kernels/cuda/cuda_priv.h"
+#include "kernels/cuda/kernels.h"
 
 #include <stdlib.h>
 
 /* Keys of packs: form << 8 | type that values are rounded to first. No number is one of the CPU backend's. */
 enum form { FORM_PLAIN = 0x101, FORM_WIDE, FORM_OHWI, FORM_E4M3 };
 
-static int64_t row_count(const struct dl_w *w) { return w->dim[0] ? dl_w_count(w) / w->dim[0] : 0; }
-
-static int has_bytes(const struct dl_w *w, struct dl_err *e)
+/* Whether the device can make the values itself; a weight with some parts in files goes through the host. */
+static bool all_made_up(const struct dl_w *w)
 {
     for (int i = 0; i < w->n_parts; i++)
-        if (!w->part[i].file)
-            return dl_fail(e, DL_EFAIL, "weight %s: only its shape is known, not its values", w->name);
-    return 0;
+        if (!w->part[i].made_up) return false;
+    return w->n_parts > 0;
+}
+
+/* Every form of made-up values, by kernels: nothing passes through the host. */
+static int make(struct dl_ctx *c, struct dl_pack *p, const struct dl_w *w, enum form form, int t, struct dl_err *e)
+{
+    struct CUstream_st *stream = cuda_stream_of(c, p->lane);
+    uint8_t *y = p->data, *scale = y + dl_w_count(w);
+    int rc = 0;
+    for (int i = 0; i < w->n_parts && rc == 0; i++) {
+        const struct dl_wpart *part = &w->part[i];
+        struct cuda_made_args a = {.made = part->made, .count = dl_wpart_count(w, i), .stored = part->t, .t = t, .y = y};
+        a.y_t = form == FORM_WIDE ? DL_F32 : t;
+        if (form == FORM_OHWI) a.in = (int32_t)w->dim[1], a.taps = (int32_t)(w->dim[2] * w->dim[3]);
+        struct cuda_made_e4m3_args q = {.made = part->made, .rows = part->rows, .stored = part->t, .q = y};
+        q.in = (int32_t)w->dim[1], q.scale = (float *)(void *)scale;
+        rc = form == FORM_E4M3 ? cuda_made_e4m3(stream, &q) : cuda_made(stream, &a);
+        y += a.count * (form == FORM_E4M3 ? 1 : dl_type_bytes(a.y_t)), scale += part->rows * 4;
+    }
+    if (rc == CUDA_K_UNSUPPORTED)
+        return dl_fail(e, DL_EFAIL, "weight %s: no CUDA kernel makes values up for this shape", w->name);
+    return rc ? cuda_fail(e, (cudaError_t)rc, "making up weight %s", w->name) : 0;
 }
 
 /* Uploads the parts as they lie in the file, or converted to t in pieces. */
@@ -26,14 +46,14 @@ static int upload_parts(struct dl_ctx *c, struct dl_lane *by, uint8_t *dst, cons
     int rc = 0;
     for (int i = 0; i < w->n_parts && rc == 0; i++) {
         const struct dl_wpart *p = &w->part[i];
-        int64_t count = p->rows * row_count(w), piece = p->t == t ? count : PIECE;
-        if (p->t != t && !tmp && !(tmp = malloc((size_t)PIECE * 4)))
+        bool as_is = p->file && p->t == t;
+        int64_t count = dl_wpart_count(w, i), piece = as_is ? count : PIECE;
+        if (!as_is && !tmp && !(tmp = malloc((size_t)PIECE * 4)))
             rc = dl_fail(e, DL_ENOMEM, "no memory to convert weight %s", w->name);
         for (int64_t at = 0; at < count && rc == 0; at += piece) {
             int64_t n = count - at < piece ? count - at : piece, bytes = n * dl_type_bytes(t);
-            const uint8_t *src = (const uint8_t *)p->file + at * dl_type_bytes(p->t);
-            if (p->t != t) dl_convert(tmp, t, src, p->t, n);
-            rc = cuda_upload_by(c, by, dst, p->t == t ? src : tmp, bytes, e);
+            if (!as_is) dl_wpart_read(p, at, n, tmp, t);
+            rc = cuda_upload_by(c, by, dst, as_is ? p->file : tmp, bytes, e);
             dst += bytes;
         }
     }
@@ -53,7 +73,7 @@ static int upload_e4m3(struct dl_ctx *c, struct dl_lane *by, uint8_t *dst, const
         for (int64_t at = 0; at < p->rows && rc == 0; at += piece) {
             int64_t n = p->rows - at < piece ? p->rows - at : piece;
             for (int64_t r = 0; r < n; r++) {
-                dl_convert(row, DL_F32, (const uint8_t *)p->file + (at + r) * in * dl_type_bytes(p->t), p->t, in);
+                dl_wpart_read(p, (at + r) * in, in, row, DL_F32);
                 scale[done + r] = dl_e4m3_row(q + r * in, row, in);
             }
             rc = cuda_upload_by(c, by, dst + done * in, q, n * in, e);
@@ -69,7 +89,8 @@ static int fill(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_er
 {
     struct dl_ctx *c = arg;
     int form = (int)(p->key >> 8), t = (int)(p->key & 0xff);
-    if (has_bytes(w, e) < 0) return -1;
+    if (dl_w_need_values(w, e) < 0) return -1;
+    if (all_made_up(w)) return make(c, p, w, (enum form)form, t, e);
     if (form == FORM_E4M3) return upload_e4m3(c, p->lane, p->data, w, e);
     if (form == FORM_PLAIN) return upload_parts(c, p->lane, p->data, w, t, e);
 

@@ -30,7 +30,7 @@ enum { REFERENCES = 2 }; /* the backend with and without its variants */
 #endif
 enum { STAGES = 7, WIDTH = 64, TOKENS = 9 };
 
-/* A chain of residual blocks: a head of no stage, then STAGES blocks of unequal size. */
+/* A chain of residual blocks: a head of no stage, then STAGES blocks of unequal size. Some weights are made up. */
 struct net {
     struct dl_w head, wide[STAGES], back[STAGES], bias[STAGES];
     struct dl_wset set;
@@ -41,6 +41,15 @@ struct net {
 };
 
 static int block_width(int i) { return 64 + 32 * ((i * 5) % 4); }
+
+static bool made_up(int i) { return i % 3 == 1; }
+
+static void bind_made_up(struct net *n, struct dl_w *w, int64_t rows, int64_t in, int t)
+{
+    *w = (struct dl_w){.nd = 2, .dim = {rows, in, 1, 1}, .n_parts = 1};
+    must(dl_wset_add(&n->set, w, "a made-up weight", e));
+    w->part[0] = (struct dl_wpart){.rows = rows, .t = (uint8_t)t, .made_up = true, .made = {(uint32_t)rows, 0, 0.2f}};
+}
 
 static void bind_w(struct net *n, struct dl_w *w, int nd, int64_t rows, int64_t in, int t)
 {
@@ -64,7 +73,10 @@ static struct net *net_open(void)
     bind_w(n, &n->head, 2, WIDTH, WIDTH, DL_F32);
     for (int i = 0; i < STAGES; i++) {
         dl_wset_mark(&n->set, i);
-        bind_w(n, &n->wide[i], 2, block_width(i), WIDTH, DL_BF16);
+        if (made_up(i))
+            bind_made_up(n, &n->wide[i], block_width(i), WIDTH, DL_BF16);
+        else
+            bind_w(n, &n->wide[i], 2, block_width(i), WIDTH, DL_BF16);
         bind_w(n, &n->bias[i], 1, block_width(i), 1, DL_BF16);
         bind_w(n, &n->back[i], 2, WIDTH, block_width(i), i % 2 ? DL_BF16 : DL_F32);
     }
@@ -274,7 +286,7 @@ static void test_memory(void **state)
     struct dl_stream_sizes z = dl_stream_sizes(&n->set);
     int64_t files = 0, largest = 0;
     for (int i = 0; i < STAGES; i++) {
-        files += (2 * WIDTH + 2) * block_width(i) + (i % 2 ? 2 : 4) * WIDTH * block_width(i);
+        files += (made_up(i) ? 2 : 2 * WIDTH + 2) * block_width(i) + (i % 2 ? 2 : 4) * WIDTH * block_width(i);
         int64_t bytes = 2 * 4 * WIDTH * block_width(i);
         if (bytes > largest) largest = bytes;
     }

@@ -48,83 +48,51 @@ int bench_model_open(struct bench_model *m, const struct bench_source *s, int ty
 
 /* ---- values ---- */
 
-enum { SETS = 3 /* of weights: denoiser, its preparation, VAE */ };
-enum { KINDS = 24, MATRIX = 2 /* + log2 of sqrt(fan in) */, BIAS = 0, GAIN = 1 };
-
-struct pool {
-    void *data[KINDS];
-    int64_t count[KINDS]; /* elements that its largest weight needs */
-};
-
-static int kind_of(const struct dl_w *w)
+/* FNV-1a: a name's values are the same in every run and on every backend. */
+static uint32_t hash(const char *name)
 {
-    size_t n = w->name ? strlen(w->name) : 0;
-    if (w->nd == 1) return n > 5 && !strcmp(w->name + n - 5, ".bias") ? BIAS : GAIN;
+    uint32_t h = 2166136261u;
+    for (; *name; name++) h = (h ^ (uint8_t)*name) * 16777619u;
+    return h;
+}
+
+static struct dl_made values_of(const struct dl_w *w, int part)
+{
+    const char *name = w->name ? w->name : "";
+    size_t n = strlen(name);
+    struct dl_made m = {.seed = hash(name) + (uint32_t)part * 0x85ebca6bu};
     int64_t in = w->dim[0] ? dl_w_count(w) / w->dim[0] : 1;
-    int k = (int)lround(log2(sqrt((double)(in > 0 ? in : 1))));
-    return MATRIX + (k < KINDS - MATRIX ? k : KINDS - MATRIX - 1);
+    if (w->nd > 1)
+        m.amp = sqrtf(3 / (float)in);
+    else if (n > 5 && !strcmp(name + n - 5, ".bias"))
+        m.amp = 0.05f;
+    else
+        m.mean = 1, m.amp = 0.1f;
+    return m;
 }
 
-/* Uniform values: their standard deviation is amplitude / sqrt(3). */
-static void fill(void *p, int t, int64_t n, int kind)
-{
-    float amp = kind == BIAS ? 0.05f : kind == GAIN ? 0.1f : sqrtf(3) / (float)(1 << (kind - MATRIX));
-    float mean = kind == GAIN ? 1 : 0, block[1024];
-    uint64_t x = 0x9e3779b97f4a7c15u + (uint64_t)kind;
-    for (int64_t at = 0; at < n; at += 1024) {
-        int64_t c = n - at < 1024 ? n - at : 1024;
-        for (int64_t i = 0; i < c; i++) {
-            x = x * 6364136223846793005u + 1442695040888963407u;
-            block[i] = mean + amp * ((float)(int32_t)(x >> 32) * 0x1p-31f);
-        }
-        dl_convert((uint8_t *)p + at * dl_type_bytes(t), t, block, DL_F32, c);
-    }
-}
-
-static int64_t part_count(const struct dl_w *w, int i)
-{
-    return w->dim[0] ? dl_w_count(w) / w->dim[0] * w->part[i].rows : 0;
-}
-
-static int fill_set(struct pool *p, const struct dl_wset *set, int t, struct dl_err *e)
+static void make_set_up(const struct dl_wset *set, int t)
 {
     for (int64_t i = 0; i < set->n; i++)
         for (int j = 0; j < set->w[i]->n_parts; j++) {
-            int k = kind_of(set->w[i]);
-            if (part_count(set->w[i], j) > p->count[k]) p->count[k] = part_count(set->w[i], j);
+            struct dl_wpart *p = &set->w[i]->part[j];
+            *p = (struct dl_wpart){.rows = p->rows, .t = (uint8_t)t, .made_up = true, .made = values_of(set->w[i], j)};
         }
-    for (int k = 0; k < KINDS; k++) {
-        if (!p->count[k]) continue;
-        p->data[k] = malloc((size_t)p->count[k] * (size_t)dl_type_bytes(t));
-        if (!p->data[k]) return dl_fail(e, DL_ENOMEM, "no memory for synthetic weights");
-        fill(p->data[k], t, p->count[k], k);
-    }
-    for (int64_t i = 0; i < set->n; i++)
-        for (int j = 0; j < set->w[i]->n_parts; j++) {
-            struct dl_wpart *part = &set->w[i]->part[j];
-            *part = (struct dl_wpart){.file = p->data[kind_of(set->w[i])], .rows = part->rows, .t = (uint8_t)t};
-        }
-    return 0;
 }
 
-int bench_model_fill(struct bench_model *m, struct dl_err *e)
+void bench_model_make_up(struct bench_model *m)
 {
     struct dn *d = m->pipe->dn;
-    if (!m->made_up || m->pool) return 0;
-    struct pool *p = m->pool = calloc(SETS, sizeof *p);
-    if (!p) return dl_fail(e, DL_ENOMEM, "no memory for synthetic weights");
-    if (fill_set(&p[0], d->net->weights(m->pipe), d->gen.type, e) < 0) return -1;
-    if (d->net->prep && fill_set(&p[1], d->net->prep(m->pipe), d->gen.type, e) < 0) return -1;
-    return d->has_vae ? fill_set(&p[2], &d->vae.weights, d->vae_type, e) : 0;
+    int t = d->gen.type == DL_E4M3 ? DL_BF16 : d->gen.type;
+    if (!m->made_up) return;
+    make_set_up(d->net->weights(m->pipe), t);
+    if (d->net->prep) make_set_up(d->net->prep(m->pipe), t);
+    if (d->has_vae) make_set_up(&d->vae.weights, d->vae_type);
 }
 
 void bench_model_close(struct bench_model *m)
 {
-    struct pool *p = m->pool;
     pipe_close(m->pipe);
-    for (int i = 0; p && i < SETS; i++)
-        for (int k = 0; k < KINDS; k++) free(p[i].data[k]);
-    free(p);
     if (m->temp[0]) nftw(m->temp, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     *m = (struct bench_model){0};
 }

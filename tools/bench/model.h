@@ -2,9 +2,10 @@
  *
  * A model that is named (--like sd15) is made by the synthetic checkpoint maker, full size, with holes in the place of
  * values: configs, tokenizer and tensor lists in a temporary folder that takes no room, whatever the model's size. Any
- * name that `dlens synth` knows will do, so a new model needs nothing here. Before weights are loaded, they are pointed
- * at random values in memory (bench_model_fill): matrices of std 1 / sqrt(fan in), gains about 1, small biases, so that
- * activations stay of ordinary size through the network, out of a few shared pools.
+ * name that `dlens synth` knows will do, so a new model needs nothing here. Before weights are loaded, their values are
+ * made up (bench_model_make_up; engine/weight.h): matrices of std 1 / sqrt(fan in), gains about 1, small biases, so that
+ * activations stay of ordinary size through the network. A value is a function of the tensor's name and the element's
+ * number: every backend computes on the same weights, and a GPU makes them in its own memory.
  */
 #ifndef BENCH_MODEL_H
 #define BENCH_MODEL_H
@@ -21,8 +22,7 @@ struct bench_source {
 struct bench_model {
     struct pipe *pipe;
     char temp[64]; /* folder to remove, "" if none */
-    bool made_up;  /* the weights have no values yet */
-    void *pool;    /* struct pool list, owned */
+    bool made_up;  /* the checkpoint has no values */
 };
 
 /* type: what made-up weights are stored in. The backend is borrowed. */
@@ -30,9 +30,9 @@ int bench_model_open(struct bench_model *m, const struct bench_source *s, int ty
                      struct dl_ctx *ctx, struct dl_err *e);
 void bench_model_close(struct bench_model *m); /* zeroed is fine */
 
-/* Random values for every weight of denoiser and VAE, between pipe_plan and pipe_load. Nothing to do for real models.
- */
-int bench_model_fill(struct bench_model *m, struct dl_err *e);
+/* Makes up the values of every weight of denoiser and VAE, between pipe_plan and pipe_load. Nothing to do for real
+ * models. */
+void bench_model_make_up(struct bench_model *m);
 
 /* What is generated. 0 (guidance NAN) means the model's own default. */
 struct bench_sweep {

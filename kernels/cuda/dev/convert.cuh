@@ -79,6 +79,21 @@ template <int V> __device__ __forceinline__ void k_store_t(void *p, int t, int64
     else k_store<V>(static_cast<dl_bf16 *>(p) + i, v);
 }
 
+__device__ __forceinline__ float k_round_to(float v, int t)
+{
+    if (t == DL_F16) {
+        dl_half h;
+        dl_of_f32(h, v);
+        return dl_to_f32(h);
+    }
+    if (t == DL_BF16) {
+        dl_bf16 h;
+        dl_of_f32(h, v);
+        return dl_to_f32(h);
+    }
+    return v;
+}
+
 __device__ __forceinline__ int64_t k_at(const dl_act &a, int64_t row, int64_t pixel, int64_t c)
 {
     return row * a.rs + pixel * a.ld + c;
