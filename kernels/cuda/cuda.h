@@ -32,8 +32,8 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
 
 int cuda_multiprocessors(const struct dl_ctx *c);
 
-/* For benchmarks. Size of the second-level cache; time by device events of each of n replays of a recorded graph, us
- * [n]; bytes per second, read plus written, of a large copy within the device. */
+/* For benchmarks. Size of the second-level cache; time by device events of each of n replays of a recorded graph in
+ * step 0, us [n]; bytes per second, read plus written, of a large copy within the device. */
 int64_t cuda_cache_bytes(const struct dl_ctx *c);
 int cuda_time_graph(struct dl_ctx *c, struct dl_graph *g, int n, double *us, struct dl_err *e);
 int cuda_copy_rate(struct dl_ctx *c, int64_t bytes, double *per_s, struct dl_err *e);

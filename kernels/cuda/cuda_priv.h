@@ -53,6 +53,7 @@ void cuda_launched(struct dl_run *r, const char *op, int rc);
 
 /* The device's step index, made equal to the run's in eager runs. */
 const int32_t *cuda_step(struct dl_run *r);
+int cuda_set_step(struct dl_ctx *c, int32_t step, struct dl_err *e); /* enqueues a copy where it is another */
 
 /* A device copy of a small host array, of immutable content: the same content gives the same address. NULL in a dry
  * run, for a NULL array and after a failure (in r->err). */

@@ -9,7 +9,7 @@ struct dl_graph {
     cudaGraphExec_t exec;
 };
 
-static int set_step(struct dl_ctx *c, int32_t step, struct dl_err *e)
+int cuda_set_step(struct dl_ctx *c, int32_t step, struct dl_err *e)
 {
     if (c->step_now == step) return 0;
     c->step_now = -1;
@@ -20,7 +20,7 @@ static int set_step(struct dl_ctx *c, int32_t step, struct dl_err *e)
 
 const int32_t *cuda_step(struct dl_run *r)
 {
-    if (r->mode == DL_EAGER) (void)set_step(r->ctx, r->step, &r->err);
+    if (r->mode == DL_EAGER) (void)cuda_set_step(r->ctx, r->step, &r->err);
     return r->ctx->step;
 }
 
@@ -60,7 +60,7 @@ int cuda_record_end(struct dl_ctx *c, struct dl_graph **out, struct dl_err *e)
 
 int cuda_replay(struct dl_ctx *c, struct dl_graph *g, int32_t step, struct dl_err *e)
 {
-    if (set_step(c, step, e) < 0) return -1;
+    if (cuda_set_step(c, step, e) < 0) return -1;
     cudaError_t rc = cudaGraphLaunch(g->exec, c->stream);
     if (rc != cudaSuccess) return cuda_fail(e, rc, "launching a graph");
     c->step_now = step + 1;

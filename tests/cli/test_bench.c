@@ -1,6 +1,8 @@
 /* dlens bench: what it refuses, what its JSON says, and that nothing is left behind. */
 #include "tests/cli/cli.h"
 
+#include <math.h>
+
 #define TINY "--scale", "tiny", "--threads", "1"
 
 static int setup(void **state)
@@ -130,7 +132,26 @@ static void test_model(void **state)
     json_array_foreach(json_object_get(o, "kinds"), j, k) percent += real_of(k, "percent"), flops += int_of(k, "flops");
     assert_true(percent > 99.9 && percent < 100.1);
     assert_int_equal(flops, int_of(o, "step_flops"));
+    /* On a CPU the gaps are what the logged step took beside its ops. */
+    const json_t *gaps = json_object_get(o, "gaps");
+    assert_true(json_is_true(json_object_get(gaps, "measured")));
+    assert_string_equal(json_string_value(json_object_get(gaps, "source")), "log of ops");
+    double gap = real_of(gaps, "gap_ms"), step = real_of(gaps, "step_ms");
+    assert_true(gap > 0 && fabs(gap + real_of(o, "ops_one_by_one_ms") - step) < 1e-6 * step);
+    assert_true(fabs(real_of(gaps, "gap_percent") - 100 * gap / step) < 1e-4);
+    assert_true(fabs(real_of(o, "image_steps_per_s") - 2e3 / real_of(o, "step_ms")) < 1e-3 * 2e3);
     json_decref(o);
+    o = json_of("bench", "model", "--like", "flux", TINY, "--steps", "1"); /* the only step is logged too */
+    assert_true(json_array_size(json_object_get(o, "kinds")) > 3);
+    assert_int_equal(int_of(o, "evaluations"), 1);
+    assert_true(real_of(json_object_get(o, "gaps"), "gap_ms") > 0);
+    json_decref(o);
+    struct ran r;
+    run_dlens(&r, root, "bench", "model", TINY, "--steps", "2"); /* as a person reads it */
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.out, "between ops: "));
+    assert_non_null(strstr(r.out, " a second at the model's own 50 steps"));
+    run_free(&r);
     o = json_of("bench", "model", "--model", sd15, "--threads", "1", "--steps", "2"); /* a checkpoint's own weights */
     assert_true(real_of(o, "step_ms") > 0);
     json_decref(o);
@@ -151,6 +172,12 @@ static void test_sweep(void **state)
         assert_true(real_of(k, "seconds") >= real_of(k, "denoise_s") + real_of(k, "decode_s"));
     }
     json_decref(o);
+    struct ran r;
+    run_dlens(&r, root, "bench", "sweep", TINY, "--steps", "1", "--layers", "2"); /* as a person reads it */
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.out, "images/s"));
+    assert_non_null(strstr(r.out, "\n     2 "));
+    run_free(&r);
 }
 
 static void test_predict(void **state)

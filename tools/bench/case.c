@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SETS_MAX = 64, BLOCK = 1024 };
+enum { SETS_MAX = 512, BLOCK = 1024 };
 
 /* How an operand's values are made: uniform in mean +- amp, or their absolute values. */
 struct values {

@@ -52,7 +52,8 @@ int case_once(struct case_run *c, int i, struct dl_err *e);
 /* The same inside a recording or a sequence of ops: no error is fetched, memory is taken and released. */
 void case_enqueue(struct case_run *c, int i);
 
-/* Sets that make more than `bytes` of traffic in one round, within 1..64. */
+/* Sets that make more than `bytes` of traffic in one round, within 1..512: what moves less than a 512th of it is timed
+ * partly in the cache. */
 int case_sets_for(const struct tape_case *k, int64_t bytes);
 
 /* A case that no model has: a plain product x [1][1][m][k] . w [n][k], and a copy of [1][1][m][n]. *w is used. */
