@@ -78,9 +78,11 @@ struct dl_backend {
     void (*graph_free)(struct dl_ctx *, struct dl_graph *g);
     /* Choices among several ways to compute the same that the backend has made by measurement, as pairs of texts: what
      * is done (a product's shape, say), and how. choices tells those that this process has used; choose makes one
-     * beforehand, as a run recorded it, where it can be honoured. Both NULL in a backend that measures nothing. */
+     * beforehand, as a run recorded it, where it can be honoured. way, for tests and benchmarks: from now on always the
+     * n-th way of each op or its last, 0: by measurement again. All NULL in a backend that measures nothing. */
     void (*choices)(struct dl_ctx *, void (*each)(void *user, const char *what, const char *how), void *user);
     int (*choose)(struct dl_ctx *, const char *what, const char *how, struct dl_err *);
+    void (*way)(struct dl_ctx *, int n);
     const struct dl_lane_ops *lanes; /* NULL: the backend's memory is the host's, and ops are done when they return */
     void (*close)(struct dl_ctx *);
 };

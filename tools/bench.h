@@ -19,7 +19,7 @@ struct bench_args {
     int64_t rows, repeat, top;
     unsigned phases; /* bits 1 << enum tape_phase */
     const char *filter, *plot, *predict, *against, *save;
-    bool check;
+    bool check, ways;
 };
 
 /* Opens the device of --device, picks the type. */

@@ -10,12 +10,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* One way to compute an op. */
+struct way {
+    struct timing t;
+    char variant[48];
+    double share; /* of the error budget; NAN: not checked */
+};
+
 struct result {
     const struct tape_case *k;
-    struct timing t;
+    struct way best; /* the one that the backend chooses; with --ways the fastest */
+    json_t *ways;    /* all of them, with --ways; owned */
     struct library_time library;
-    char variant[48];
-    double share;   /* of the error budget; NAN: not checked */
     double roof_us; /* least time by the measured roof */
 };
 
@@ -73,7 +79,7 @@ static bool wanted(const struct bench_args *a, const struct tape_case *k)
     return strstr(line, a->filter) != NULL;
 }
 
-static double per_s(double work, const struct result *r) { return work / r->t.median_us * 1e6; }
+static double per_s(double work, const struct way *w) { return work / w->t.median_us * 1e6; }
 
 /* The table's first column where more than one phase is in it. */
 static void print_phase(const struct bench_args *a, const char *phase)
@@ -91,51 +97,88 @@ static void print_head(const struct bench_args *a, bool measured)
         printf("%5s %-11s %-50s %12s %12s\n", "count", "op", "shape", "MFLOP", "MB");
 }
 
-static void print_row(const struct bench_args *a, const struct result *r)
+static void print_row(const struct bench_args *a, const struct result *r, const struct way *w)
 {
     const struct tape_case *k = r->k;
     char lib[16] = "-", err[16] = "-";
-    if (r->library.name) snprintf(lib, sizeof lib, "%.2f", r->library.t.median_us / r->t.median_us);
-    if (r->share == r->share) snprintf(err, sizeof err, "%.0f", 100 * r->share);
+    if (r->library.name) snprintf(lib, sizeof lib, "%.2f", r->library.t.median_us / w->t.median_us);
+    if (w->share == w->share) snprintf(err, sizeof err, "%.0f", 100 * w->share);
     print_phase(a, tape_phase_name(k->phase));
     printf("%5d %-11s %-50s %-24.24s %10.1f %10.1f %9.1f %8.1f %6.1f %6s %6s\n", k->count, op_name(k->kind), k->shape,
-           r->variant, r->t.median_us, r->t.min_us, per_s((double)k->flops, r) * 1e-9,
-           per_s((double)k->bytes, r) * 1e-9, 100 * r->roof_us / r->t.median_us, lib, err);
+           w->variant, w->t.median_us, w->t.min_us, per_s((double)k->flops, w) * 1e-9,
+           per_s((double)k->bytes, w) * 1e-9, 100 * r->roof_us / w->t.median_us, lib, err);
     fflush(stdout);
 }
 
-static int check_one(struct kernels *b, struct case_run *run, struct result *r, struct dl_err *e)
+static int check_one(struct kernels *b, struct case_run *run, struct way *w, struct dl_err *e)
 {
     struct check ch;
     if (case_once(run, 0, e) < 0 || run->be->sync(run->ctx, e) < 0) return -1;
     if (check_case(run, b->ref, b->ref_ctx, &ch, e) < 0) return -1;
-    r->share = ch.share;
+    w->share = ch.share;
     if (ch.share <= 1) return 0;
     b->wrong++;
     cli_warn(b->cli, "%s %s (%s): %.9g where the reference gives %.9g, %.0f %% of its error budget",
-             op_name(r->k->kind), r->k->shape, run->variant, ch.got, ch.want, 100 * ch.share);
+             op_name(run->k->kind), run->k->shape, run->variant, ch.got, ch.want, 100 * ch.share);
     return 0;
 }
 
 /* A case of its own for the check: its first run must see the inputs as they were made. */
-static int measure(struct kernels *b, struct result *r, struct dl_err *e)
+static int measure_way(struct kernels *b, const struct tape_case *k, struct way *w, struct dl_err *e)
 {
     struct case_run run = {0};
     int rc = -1;
-    r->share = NAN;
-    if (case_open(&run, r->k, b->dev.be, b->dev.ctx, case_sets_for(r->k, 3 * b->cache_bytes), CASE_SIGNED, e) < 0)
+    *w = (struct way){.share = NAN};
+    if (case_open(&run, k, b->dev.be, b->dev.ctx, case_sets_for(k, 3 * b->cache_bytes), CASE_SIGNED, e) < 0)
         return -1;
-    if (b->args->check && check_one(b, &run, r, e) < 0) goto out;
-    if (clock_case(&run, (int)b->args->repeat, &r->t, e) < 0) goto out;
-    snprintf(r->variant, sizeof r->variant, "%s", run.variant ? run.variant : "");
+    if (b->args->check && check_one(b, &run, w, e) < 0) goto out;
+    if (clock_case(&run, (int)b->args->repeat, &w->t, e) < 0) goto out;
+    snprintf(w->variant, sizeof w->variant, "%s", run.variant ? run.variant : "");
     rc = 0;
 out:
     case_close(&run);
-    if (rc == 0) rc = library_case(r->k, b->dev.be, b->dev.ctx, b->cli->threads, (int)b->args->repeat, &r->library, e);
+    return rc;
+}
+
+static json_t *json_of_way(const struct way *w)
+{
+    json_t *o = json_pack("{s:s, s:f, s:f, s:i}", "variant", w->variant, "us", w->t.median_us, "us_min", w->t.min_us,
+                          "repeats", w->t.repeats);
+    if (w->share == w->share)
+        json_object_set_new(o, "budget_percent", json_real(isfinite(w->share) ? 100 * w->share : 1e9));
+    return o;
+}
+
+/* Every way in turn, until one comes again: the last serves for all that follow. */
+static int measure_ways(struct kernels *b, struct result *r, struct dl_err *e)
+{
+    const struct dl_backend *be = b->dev.be;
+    struct way w, before = {0};
+    int rc = 0;
+    r->ways = json_array();
+    for (int n = 1; rc == 0; n++, before = w) {
+        be->way(b->dev.ctx, n);
+        rc = measure_way(b, r->k, &w, e);
+        if (rc < 0 || (n > 1 && !strcmp(w.variant, before.variant))) break;
+        json_array_append_new(r->ways, json_of_way(&w));
+        if (n == 1 || w.t.median_us < r->best.t.median_us) r->best = w;
+        if (!b->cli->json) print_row(b->args, r, &w);
+    }
+    be->way(b->dev.ctx, 0);
+    return rc;
+}
+
+static int measure(struct kernels *b, struct result *r, struct dl_err *e)
+{
+    int rc = library_case(r->k, b->dev.be, b->dev.ctx, b->cli->threads, (int)b->args->repeat, &r->library, e);
     if (rc == 0) rc = roof_measure(&b->roof, r->k->run_t, b->dev.be, b->dev.ctx, b->cli->threads, e);
     double flops = b->roof.flops[r->k->run_t], bytes = b->roof.bytes;
     if (rc == 0) r->roof_us = fmax((double)r->k->flops / flops, (double)r->k->bytes / bytes) * 1e6;
-    return rc;
+    if (rc < 0) return -1;
+    if (b->args->ways) return measure_ways(b, r, e);
+    if (measure_way(b, r->k, &r->best, e) < 0) return -1;
+    if (!b->cli->json) print_row(b->args, r, &r->best);
+    return 0;
 }
 
 static json_t *json_of_result(const struct result *r)
@@ -144,21 +187,20 @@ static json_t *json_of_result(const struct result *r)
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:I}", "op", op_name(k->kind), "shape", k->shape, "phase",
                           tape_phase_name(k->phase), "dtype", dl_type_name(k->run_t), "count", k->count, "flops",
                           (json_int_t)k->flops, "bytes", (json_int_t)k->bytes);
-    if (!r->t.repeats) return o;
-    json_object_set_new(o, "variant", json_string(r->variant));
-    json_object_set_new(o, "us", json_real(r->t.median_us));
-    json_object_set_new(o, "us_min", json_real(r->t.min_us));
-    json_object_set_new(o, "repeats", json_integer(r->t.repeats));
-    json_object_set_new(o, "gflop_per_s", json_real(per_s((double)k->flops, r) * 1e-9));
-    json_object_set_new(o, "gb_per_s", json_real(per_s((double)k->bytes, r) * 1e-9));
-    json_object_set_new(o, "roofline_percent", json_real(100 * r->roof_us / r->t.median_us));
+    const struct way *w = &r->best;
+    if (!w->t.repeats) return o;
+    json_t *how = json_of_way(w);
+    json_object_update(o, how);
+    json_decref(how);
+    if (r->ways) json_object_set(o, "ways", r->ways);
+    json_object_set_new(o, "gflop_per_s", json_real(per_s((double)k->flops, w) * 1e-9));
+    json_object_set_new(o, "gb_per_s", json_real(per_s((double)k->bytes, w) * 1e-9));
+    json_object_set_new(o, "roofline_percent", json_real(100 * r->roof_us / w->t.median_us));
     if (r->library.name) {
         json_object_set_new(o, "library", json_string(r->library.name));
         json_object_set_new(o, "library_us", json_real(r->library.t.median_us));
-        json_object_set_new(o, "times_library", json_real(r->library.t.median_us / r->t.median_us));
+        json_object_set_new(o, "times_library", json_real(r->library.t.median_us / w->t.median_us));
     }
-    if (r->share == r->share)
-        json_object_set_new(o, "budget_percent", json_real(isfinite(r->share) ? 100 * r->share : 1e9));
     return o;
 }
 
@@ -168,7 +210,7 @@ static void sum_up(struct kernels *b)
     double us[OP_KINDS] = {0}, roof[OP_KINDS] = {0}, all = 0, all_roof = 0;
     json_t *kinds = json_array();
     for (int i = 0; i < b->n; i++) {
-        us[b->r[i].k->kind] += b->r[i].k->count * b->r[i].t.median_us;
+        us[b->r[i].k->kind] += b->r[i].k->count * b->r[i].best.t.median_us;
         roof[b->r[i].k->kind] += b->r[i].k->count * b->r[i].roof_us;
     }
     for (int k = 0; k < OP_KINDS; k++) all += us[k], all_roof += roof[k];
@@ -194,14 +236,14 @@ static int plot(const struct kernels *b, struct dl_err *e)
     double all = 0;
     struct roofline_point *p = calloc((size_t)b->n + 1, sizeof *p);
     if (!p) return dl_fail(e, DL_ENOMEM, "no memory for a picture");
-    for (int i = 0; i < b->n; i++) all += b->r[i].k->count * b->r[i].t.median_us;
+    for (int i = 0; i < b->n; i++) all += b->r[i].k->count * b->r[i].best.t.median_us;
     for (int i = 0; i < b->n; i++) {
         const struct result *r = &b->r[i];
         /* Ops without products have bytes alone: each counts one operation per byte moved. */
         double flops = r->k->flops ? (double)r->k->flops : (double)r->k->bytes;
         int kind = r->k->kind == OP_GEMM ? 0 : r->k->kind == OP_CONV ? 1 : r->k->kind == OP_ATTN ? 2 : 3;
-        p[i] = (struct roofline_point){flops / (double)r->k->bytes, flops / r->t.median_us * 1e6,
-                                       r->k->count * r->t.median_us / all, kind};
+        p[i] = (struct roofline_point){flops / (double)r->k->bytes, flops / r->best.t.median_us * 1e6,
+                                       r->k->count * r->best.t.median_us / all, kind};
     }
     group[0] = "gemm", group[1] = "conv", group[2] = "attn", group[3] = "others (1 op/byte)";
     snprintf(title, sizeof title, "%.60s, %s: %s", b->args->source.like ? b->args->source.like : b->args->source.dir,
@@ -246,7 +288,6 @@ static int measure_all(struct kernels *b, struct dl_err *e)
     for (int i = 0; i < b->n; i++) {
         if (*stop) return dl_fail(e, DL_EINTERRUPT, "interrupted");
         if (measure(b, &b->r[i], e) < 0) return -1;
-        if (!b->cli->json) print_row(b->args, &b->r[i]);
         json_array_append_new(ops, json_of_result(&b->r[i]));
     }
     tell_roof(b);
@@ -276,6 +317,10 @@ int bench_kernels(struct cli *c, struct bench_args *a, struct dl_err *e)
     struct tape *t = NULL;
     int rc = -1;
     if (bench_device_open(c, a, &b.dev, e) < 0) goto out;
+    if (a->ways && !b.dev.be->way) {
+        dl_fail(e, DL_EUSAGE, "--ways: on this device there is one way to compute an op; it is for GPUs");
+        goto out;
+    }
     if (record(c, a, !strcmp(b.dev.be->name, "cuda"), &t, e) < 0) goto out;
     if (!(b.r = calloc((size_t)t->n + 1, sizeof *b.r))) {
         dl_fail(e, DL_ENOMEM, "no memory for results");
@@ -306,6 +351,7 @@ int bench_kernels(struct cli *c, struct bench_args *a, struct dl_err *e)
     }
 out:
     if (b.ref) b.ref->close(b.ref_ctx);
+    for (int i = 0; i < b.n; i++) json_decref(b.r[i].ways);
     free(b.r);
     tape_close(t);
     bench_device_close(&b.dev);

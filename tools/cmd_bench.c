@@ -46,6 +46,7 @@ static const char help[] =
     "  --phase LIST       kernels: of text, prepare, first, step, decode, or all (step)\n"
     "  --filter TEXT      kernels: only ops with TEXT in kind and shape, for example \"conv\" or \"d40 q4096\"\n"
     "  --repeat N         how often each is timed (kernels: about a second's worth)\n"
+    "  --ways             kernels, GPU: every way that there is to compute an op, and not only the one chosen\n"
     "  --no-check         kernels: no comparison with the reference, which takes most of the time on a CPU\n"
     "  --plot FILE        kernels: the roofline as a picture, .png or .svg\n"
     "  --against FILE     predict: what `dlens bench kernels --json` measured, beside the prediction\n"
@@ -74,7 +75,8 @@ enum {
     PREDICT,
     AGAINST,
     TOP,
-    SAVE
+    SAVE,
+    WAYS
 };
 
 static const struct option options[] = {CLI_OPTIONS,
@@ -97,6 +99,7 @@ static const struct option options[] = {CLI_OPTIONS,
                                         {"against", required_argument, NULL, AGAINST},
                                         {"top", required_argument, NULL, TOP},
                                         {"save", required_argument, NULL, SAVE},
+                                        {"ways", no_argument, NULL, WAYS},
                                         {0}};
 
 static int take_what(struct bench_args *a, struct dl_err *e)
@@ -185,6 +188,7 @@ static int take(void *user, int v, struct dl_err *e)
     case PREDICT: a->predict = optarg; break;
     case AGAINST: a->against = optarg; break;
     case SAVE: a->save = optarg; break;
+    case WAYS: a->ways = true; break;
     case TOP: return cli_int("--top", optarg, 1, 1000, &a->top, e);
     }
     return 0;

@@ -225,6 +225,7 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
         .lanes = &cuda_lane_ops,
         .choices = cuda_tune_each,
         .choose = cuda_tune_pin,
+        .way = cuda_tune_way,
         .close = cuda_close,
     };
     *be = &c->be, *ctx = c;

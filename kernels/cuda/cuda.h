@@ -22,7 +22,7 @@ struct dl_cuda_opts {
     int device;          /* index as CUDA counts, CUDA_VISIBLE_DEVICES respected */
     bool no_libraries;   /* our own kernels alone, no cuBLASLt: for tests and benchmarks */
     bool no_tuning;      /* always the best guess, no timing, no cache file */
-    int way;             /* n > 0: of several ways always the n-th, or the last; for tests */
+    int way;             /* n > 0: of several ways always the n-th, or the last; as struct dl_backend's way */
     int64_t piece_bytes; /* of f32 sums that a product in e4m3 keeps at once; 0: 64 MiB */
 };
 

@@ -135,6 +135,8 @@ void cuda_tune_each(struct dl_ctx *c, void (*each)(void *user, const char *key, 
         if (k->used) each(user, k->key, k->value);
 }
 
+void cuda_tune_way(struct dl_ctx *c, int n) { c->opts.way = n; }
+
 /* Median of a few runs in ms; a large number for a way that fails. */
 static float time_of(const struct dl_ctx *c, bool (*go)(void *user, int way), void *user, int way)
 {

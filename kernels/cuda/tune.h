@@ -37,6 +37,9 @@ int cuda_tune_pin(struct dl_ctx *c, const char *key, const char *value, struct d
 /* All choices that this process has used. */
 void cuda_tune_each(struct dl_ctx *c, void (*each)(void *user, const char *key, const char *value), void *user);
 
+/* The option `way`, see struct dl_backend. */
+void cuda_tune_way(struct dl_ctx *c, int n);
+
 /* Runs ways 0 .. n-1 of one thing, each several times, on the stream of the ops; returns the fastest, or -1 where none
  * ran. go enqueues a way and returns false where it cannot. */
 int cuda_tune_race(struct dl_ctx *c, int n, bool (*go)(void *user, int way), void *user);

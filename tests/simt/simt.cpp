@@ -1,6 +1,7 @@
 /* simt.cpp: fibres, the random scheduler and the block's shared memory with its shadow. */
 #include "tests/simt/simt_priv.h"
 
+#include <mutex>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -268,8 +269,12 @@ static void run_block()
     if (!report[0]) hopper_end();
 }
 
+recording *recorder;
+
 int launch(const char *name, dim3 grid, dim3 block, size_t smem, void (*call)(void *), void *arg)
 {
+    static std::mutex one; /* launch at a time: a stream's threads launch beside the computing one */
+    std::lock_guard<std::mutex> hold(one);
     report[0] = 0;
     launches++;
     blk.name = name, blk.bdim = block, blk.gdim = grid;

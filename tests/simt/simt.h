@@ -28,6 +28,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <functional>
+#include <vector>
+
 extern "C" {
 #include "engine/type.h"
 }
@@ -93,10 +96,15 @@ struct thread_id {
 extern thread_id *self; /* the thread that runs */
 
 int launch(const char *name, dim3 grid, dim3 block, size_t smem, void (*call)(void *), void *arg);
+/* Launches that are kept to be run later, as a graph's are; their arguments are those of now. */
+typedef std::vector<std::function<int()> > recording;
+extern recording *recorder; /* not NULL: launches go there and run nothing */
 template <class F> int launch(const char *name, dim3 grid, dim3 block, size_t smem, cudaStream_t, F f)
 {
-    return launch(
-        name, grid, block, smem, [](void *p) { (*static_cast<F *>(p))(); }, &f);
+    auto run = [=]() mutable { return launch(name, grid, block, smem, [](void *p) { (*static_cast<F *>(p))(); }, &f); };
+    if (!recorder) return run();
+    recorder->push_back(run);
+    return 0;
 }
 
 enum access { READ, WRITE, ATOMIC };

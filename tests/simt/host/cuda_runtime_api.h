@@ -1,6 +1,8 @@
 /* The part of CUDA's runtime that the backend's C files use, for builds without CUDA: implemented by host.cpp over the
- * shim, so that the whole backend but cuBLASLt and graphs runs, kernels included, on any machine. Names and values are
- * CUDA's, since the backend's source stays as it is. Everything is done at once; "device" memory is the shim's. */
+ * shim, so that the whole backend but cuBLASLt runs, kernels included, on any machine. Names and values are CUDA's, since
+ * the backend's source stays as it is. Everything is done at once; "device" memory is the shim's. A graph is a list of
+ * launches; what may not be called during a capture fails then and spoils it, as CUDA has it, and so do copies, which
+ * would be recorded with whatever the staging buffers hold later. */
 #ifndef TESTS_SIMT_CUDA_RUNTIME_API_H
 #define TESTS_SIMT_CUDA_RUNTIME_API_H
 
@@ -19,7 +21,8 @@ typedef enum {
     cudaErrorNoKernelImageForDevice = 209,
     cudaErrorUnsupportedPtxVersion = 222,
     cudaErrorLaunchFailure = 719,
-    cudaErrorNotSupported = 801,
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901,
 } cudaError_t;
 
 typedef struct CUstream_st *cudaStream_t;

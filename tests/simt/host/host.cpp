@@ -3,15 +3,45 @@
 
 #include "tests/simt/simt.h"
 
+#include <chrono>
 #include <stdlib.h>
 #include <string.h>
+
+struct CUevent_st {
+    double ms;
+};
+struct CUgraph_st {
+    simt::recording launches;
+};
+struct CUgraphExec_st {
+    simt::recording launches;
+};
+
+static bool spoilt; /* the capture under way */
+
+static double now_ms()
+{
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 extern "C" {
 #include "kernels/cuda/cuda_priv.h"
 
+/* Of a call that a capture forbids. */
+static cudaError_t outside_captures()
+{
+    if (!simt::recorder) return cudaSuccess;
+    spoilt = true;
+    return cudaErrorStreamCaptureUnsupported;
+}
+
 const char *cudaGetErrorName(cudaError_t rc)
 {
-    return rc == cudaErrorLaunchFailure ? "launch failure" : rc ? "error" : "success";
+    return rc == cudaErrorLaunchFailure              ? "launch failure"
+           : rc == cudaErrorStreamCaptureUnsupported ? "not in a capture"
+           : rc == cudaErrorStreamCaptureInvalidated ? "a capture in which something failed"
+           : rc                                      ? "error"
+                                                     : "success";
 }
 const char *cudaGetErrorString(cudaError_t rc)
 {
@@ -39,54 +69,78 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *, void **f, unsigned, u
 }
 
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize(void) { return outside_captures(); }
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
+    *p = nullptr;
+    if (outside_captures()) return cudaErrorStreamCaptureUnsupported;
     /* The shim ends a buffer at its last byte, at an address of 16 n; CUDA gives 256 n. */
     return *p = simt_alloc((int64_t)((bytes + 255) / 256 * 256)), cudaSuccess;
 }
 
-cudaError_t cudaFree(void *) { return cudaSuccess; }
+cudaError_t cudaFree(void *) { return outside_captures(); }
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
-    return *p = malloc(bytes), *p ? cudaSuccess : cudaErrorMemoryAllocation;
+    return *p = malloc(bytes), *p ? outside_captures() : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned) { return cudaMalloc(p, bytes); }
-cudaError_t cudaFreeHost(void *p) { return free(p), cudaSuccess; }
+cudaError_t cudaFreeHost(void *p) { return free(p), outside_captures(); }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     return *free_bytes = *total = (size_t)1 << 32, cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, int, cudaStream_t)
 {
+    if (outside_captures()) return cudaErrorStreamCaptureUnsupported;
     return memcpy(dst, src, bytes), cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t)
 {
+    if (outside_captures()) return cudaErrorStreamCaptureUnsupported;
     return memset(dst, value, bytes), cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int) { return *value = 1 << 22, cudaSuccess; }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { return *s = nullptr, cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { return *e = nullptr, cudaSuccess; }
-cudaError_t cudaEventCreate(cudaEvent_t *e) { return *e = nullptr, cudaSuccess; }
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t) { return *ms = 1, cudaSuccess; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaStreamBeginCapture(cudaStream_t, int) { return cudaErrorNotSupported; }
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *g) { return *g = nullptr, cudaErrorNotSupported; }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t, unsigned long long)
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return outside_captures(); }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { return *e = new CUevent_st(), cudaSuccess; }
+cudaError_t cudaEventCreate(cudaEvent_t *e) { return cudaEventCreateWithFlags(e, 0); }
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
 {
-    return *x = nullptr, cudaErrorNotSupported;
+    return *ms = (float)(to->ms - from->ms), cudaSuccess;
 }
-cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
-cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t e) { return delete e, cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) { return e->ms = now_ms(), cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return outside_captures(); }
+cudaError_t cudaStreamBeginCapture(cudaStream_t, int)
+{
+    if (simt::recorder) return cudaErrorStreamCaptureUnsupported;
+    spoilt = false;
+    return simt::recorder = new simt::recording, cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *g)
+{
+    *g = spoilt ? nullptr : new CUgraph_st{*simt::recorder};
+    delete simt::recorder;
+    simt::recorder = nullptr;
+    return spoilt ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned long long)
+{
+    return *x = new CUgraphExec_st{g->launches}, outside_captures();
+}
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return outside_captures(); }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t)
+{
+    if (outside_captures()) return cudaErrorStreamCaptureUnsupported;
+    for (auto &launch : x->launches)
+        if (int rc = launch()) return (cudaError_t)rc;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t g) { return delete g, cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x) { return delete x, cudaSuccess; }
 
 /* In the place of gemm_lt.c: a library that takes products of e4m3, which no kernel of ours does, by plain loops; with
  * DLENS_SIMT_ROW_SCALES it scales them too. With DLENS_SIMT_LIBRARY it also takes bare products into f32. */
