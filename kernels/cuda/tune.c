@@ -54,13 +54,15 @@ static void read_file(struct cuda_tune *t)
     if (f) fclose(f);
 }
 
-/* One line, in one write. */
+/* One line, in one write, behind whatever a process that was killed has left. */
 static void append(const struct cuda_tune *t, const struct choice *k)
 {
-    char line[CUDA_TUNE_KEY + CUDA_TUNE_VALUE + 8];
-    int n = snprintf(line, sizeof line, "%s\t%s\n", k->key, k->value);
-    int fd = t->file ? open(t->file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
+    char line[CUDA_TUNE_KEY + CUDA_TUNE_VALUE + 8], last = '\n';
+    int fd = t->file ? open(t->file, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
     if (fd < 0) return;
+    off_t end = lseek(fd, 0, SEEK_END);
+    if (end > 0 && pread(fd, &last, 1, end - 1) != 1) last = '\n';
+    int n = snprintf(line, sizeof line, "%s%s\t%s\n", last == '\n' ? "" : "\n", k->key, k->value);
     if (write(fd, line, (size_t)n) != n) (void)0; /* a half line is skipped when it is read */
     close(fd);
 }
