@@ -52,7 +52,7 @@ static bool serves(const cuda_igemm_args *a)
     if (!k_float(a->x.t) || !k_float(a->y.t) || (a->res.p && !k_float(a->res.t))) return false;
     if (a->k < 1 || a->stride < 1 || a->x.c < 1 || (a->glu && a->k != 1)) return false;
     if (a->up && ((int64_t)a->y.h * a->x.h > INT32_MAX || (int64_t)a->y.w * a->x.w > INT32_MAX)) return false;
-    return pixels_of(a) < INT32_MAX - 1024 && rows_of_w(a) < INT32_MAX - 1024 && inner < INT32_MAX - 1024 &&
+    return pixels_of(a) < INT32_MAX - 1024 && rows_of_w(a) < INT32_MAX - 1024 && inner < 1 << 29 &&
            (int64_t)a->x.h * a->x.w < INT32_MAX && up(pixels_of(a), 32) * up(rows_of_w(a), 32) < BLOCKS_MOST;
 }
 
@@ -83,7 +83,7 @@ bool igemm_way(const cuda_igemm_args *a, int tile, int split, cuda_igemm_way *wa
     if (split < 1 || split > SPLIT_MOST || 1 << k != split || split > slices_of(a, t)) return false;
     way->name = t->name[k];
     way->scratch = split > 1 ? tiles_of(a, t) * t->tm * t->tn * split * 4 : 0;
-    return tiles_of(a, t) * split < BLOCKS_MOST;
+    return tiles_of(a, t) * split < BLOCKS_MOST && (split == 1 || pixels_of(a) * a->y.c < INT32_MAX);
 }
 
 /* Splitting is for grids that leave half of the card idle, into parts that are worth a block. */

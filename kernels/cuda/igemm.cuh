@@ -80,6 +80,13 @@ __device__ __forceinline__ int64_t igemm_source(const igemm_params &p, int32_t i
     return image * p.x.rs + (int64_t)(y * p.x.w + x) * p.x.ld;
 }
 
+/* Where piece `piece` (16 bytes) of row `row` lies in a stage of rows of 64 or 128 bytes, in bytes: swapped so that
+ * neither cp.async nor ldmatrix meets bank conflicts. Rows 8 apart are swapped alike. */
+template <int ROW> __device__ __forceinline__ int32_t igemm_swizzled(int32_t row, int32_t piece)
+{
+    return row * ROW + (piece ^ (ROW == 64 ? row >> 1 & 3 : row & 7)) * 16;
+}
+
 /* With glu, w's rows are taken as 8 outputs, then their 8 gates, in turn: the column of output o; its gate's is 8 on.
  * So both lie in one tile, whatever its size. */
 __device__ __forceinline__ int32_t igemm_column(const igemm_params &p, int32_t o)

@@ -17,13 +17,15 @@
  *     GeForce 256, with f32 sums); shared memory moves 128 bytes a cycle.
  *
  *                        shared KB   warps of       registers   blocks   shared    L2   meant for
- *       256 x 128 x 32      72        8  64 x 64      234         1  1       88     24
- *       128 x 128 x 32      48        8  64 x 32      124         2  2      128     32
- *        96 x 160 x 32      48        6  32 x 80      168         2  2      124     34   320, 640, 960, 1280 channels
+ *       256 x 128 x 32      72        8  64 x 64      235         1  1       88     24
+ *       128 x 128 x 32      48        8  64 x 32      126         2  2      128     32
+ *        96 x 160 x 32      48        6  32 x 80      165         2  2      124     34   320, 640, 960, 1280 channels
  *       128 x  64 x 32      36        4  64 x 32      162         2  3      144     48
  *        64 x  64 x 64      48        4  32 x 32      122         2  3      192     64   few pixels
- *       128 x  32 x 32      30        4  32 x 32      116         3  4      208     80   few channels
+ *       128 x  32 x 32      30        4  32 x 32      118         3  4      208     80   few channels
  *
+ *     A slice of the first takes a warp 64 products of 16 x 8 x 16 (HMMA), 16 ldmatrix, 6 cp.async and 38 integer
+ *     instructions on sm_80: 0.6 a product; the others 0.9, 1.0, 1.2, 1.5, 2.0.
  *     So on sm_80 the smaller tiles are bound by shared memory (128 of 144 is 89 %), elsewhere none is. 128 x 160 would
  *     take 54 KB, one block of 100, and with two stages and two blocks all of 128 registers.
  * Speed: not measured yet.
@@ -48,19 +50,12 @@ template <class T_, int TM_, int TN_, int TK_, int STAGES_, int WARPS_M_, int WA
         PITCH = TN + 8, /* of sums in shared memory: f32 [TM / PARTS][PITCH] */
         PARTS = TM * PITCH * 4 <= SMEM ? 1 : WARPS_M % 2 == 0 && TM / 2 * PITCH * 4 <= SMEM ? 2 : WARPS_M
     };
-    static_assert(TK == 32 || TK == 64, "swizzles are for rows of 64 and 128 bytes");
+    static_assert(TK == 32 || TK == 64, "rows that igemm_swizzled knows");
     static_assert(TM % STEP == 0 && STEP % 16 == 0, "a thread's rows have one swizzle, and with glu one half");
     static_assert(TM % (16 * WARPS_M) == 0 && TN % (16 * WARPS_N) == 0 && TN % 32 == 0, "whole products; banks");
     static_assert(WARPS_M % PARTS == 0 && TM / PARTS * PITCH * 4 <= SMEM, "sums go through the stages' memory");
     static_assert(SMEM <= (99 << 10), "fits");
 };
-
-/* Where piece `piece` of row `row` lies, in bytes: swapped so that neither cp.async nor ldmatrix meets bank
- * conflicts. Rows 8 apart are swapped alike. */
-template <class C> __device__ __forceinline__ int32_t igemm_swizzled(int32_t row, int32_t piece)
-{
-    return row * C::ROW + (piece ^ (C::TK == 32 ? row >> 1 & 3 : row & 7)) * 16;
-}
 
 /* What a thread loads: one piece of LOADS_A rows of x and LOADS_B of w, STEP rows apart. */
 template <class C> struct igemm_feed {
@@ -240,12 +235,13 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) igem
 
     igemm_feed<C> feed;
     igemm_begin<C>(p, feed, m0, n0, first);
-    const int32_t to = igemm_swizzled<C>(tid / C::PIECES, tid % C::PIECES);
-    const int32_t a = igemm_swizzled<C>(warp / C::WARPS_N * C::MT * 16 + lane % 16, lane / 16);
+    const int32_t to = igemm_swizzled<C::ROW>(tid / C::PIECES, tid % C::PIECES);
+    const int32_t a = igemm_swizzled<C::ROW>(warp / C::WARPS_N * C::MT * 16 + lane % 16, lane / 16);
     const int32_t b = C::W_AT +
-                      igemm_swizzled<C>(warp % C::WARPS_N * C::NT * 8 + lane % 8 + lane / 16 * 8, lane / 8 % 2);
+                      igemm_swizzled<C::ROW>(warp % C::WARPS_N * C::NT * 8 + lane % 8 + lane / 16 * 8, lane / 8 % 2);
 
     float acc[C::MT][C::NT][4] = {};
+#pragma unroll 1
     for (int s = 0; s < C::STAGES - 1; s++) {
         if (s < count) igemm_load<C>(p, feed, tiles + (s * C::STAGE + to));
         dl_cp_commit();
