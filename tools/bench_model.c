@@ -52,7 +52,7 @@ static json_t *json_of_gaps(const struct gaps *g, int steps)
         json_array_append_new(top, json_pack("{s:o, s:i, s:f}", "name", cli_string(g->top[i].name), "count",
                                              g->top[i].count, "ms", (double)g->top[i].ns * 1e-6));
     return json_pack("{s:b, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:i, s:I, s:o}", "measured", 1, "source", "cupti",
-                     "steps", steps, "step_ms", (double)g->span_ns * 1e-6, "busy_ms", (double)g->busy_ns * 1e-6,
+                     "steps", steps, "span_ms", (double)g->span_ns * 1e-6, "busy_ms", (double)g->busy_ns * 1e-6,
                      "gap_ms", (double)g->gap_ns * 1e-6, "gap_percent",
                      100 * (double)g->gap_ns / (double)(g->span_ns ? g->span_ns : 1), "largest_gap_us",
                      (double)g->largest_ns * 1e-3, "gaps_above_1us", g->n_gaps, "kernels", (json_int_t)g->kernels,
@@ -70,8 +70,7 @@ static int trace_steps(struct bench *b, struct dl_err *e)
 {
     int unlike = bench_unlike(b), steps = unlike + BENCH_WATCHED;
     if (b->plan.evaluations <= unlike)
-        return dl_fail(e, DL_EFAIL, "%d evaluations, of which %d are unlike the others; give more --steps",
-                       b->plan.evaluations, unlike);
+        return dl_fail(e, DL_EFAIL, "it takes %d evaluations; give more --steps", unlike + 1);
     if (watch_open(&b->watch, b->dev.be, b->dev.ctx, e) < 0) return -1;
     bench_forget_recording(b); /* the trace must see it made */
     b->watch_from = unlike, b->n_gaps = 0;
@@ -98,8 +97,8 @@ static int tell_device_gaps(struct bench *b, struct dl_err *e)
     const struct gaps *g = &b->gaps[b->n_gaps / 2];
     json_object_set_new(b->cli->result, "gaps", json_of_gaps(g, b->n_gaps));
     if (b->cli->json) return 0;
-    printf("on the device, under a trace: %.2f ms, busy %.2f ms, gaps %.2f ms (%.1f %%); %lld kernels, %d gaps above "
-           "1 us, the largest %.1f us\n",
+    printf("on the device, under a trace: %.2f ms, busy %.2f ms, gaps %.2f ms (%.1f %%); kernels: %lld, gaps above "
+           "1 us: %d, the largest: %.1f us\n",
            (double)g->span_ns * 1e-6, (double)g->busy_ns * 1e-6, (double)g->gap_ns * 1e-6,
            100 * (double)g->gap_ns / (double)(g->span_ns ? g->span_ns : 1), (long long)g->kernels, g->n_gaps,
            (double)g->largest_ns * 1e-3);
@@ -112,7 +111,7 @@ static void tell_host_gaps(struct bench *b, double ops_ms)
 {
     double step = b->step_us[b->log_step - 1] * 1e-3, gap = step - ops_ms;
     json_object_set_new(b->cli->result, "gaps",
-                        json_pack("{s:b, s:s, s:f, s:f, s:f}", "measured", 1, "source", "log of ops", "step_ms", step,
+                        json_pack("{s:b, s:s, s:f, s:f, s:f}", "measured", 1, "source", "log of ops", "span_ms", step,
                                   "gap_ms", gap, "gap_percent", 100 * gap / step));
     if (!b->cli->json) printf("between ops: %.2f ms (%.1f %% of their step of %.2f ms)\n", gap, 100 * gap / step, step);
 }

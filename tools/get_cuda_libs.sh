@@ -1,22 +1,25 @@
 #!/bin/sh
 # Fetches the CUDA libraries that dlens links (cuBLASLt; cuDNN on request) as the wheels that their maker publishes, and
-# unpacks them into a folder outside the source tree. For machines that have nvcc but not these libraries.
+# unpacks them into a folder outside the source tree. For machines that have nvcc but not these libraries. CUPTI, by which
+# dlens bench sees gaps between kernels, comes with most toolkits, else on request.
 #
-#   tools/get_cuda_libs.sh [--cudnn] [DIR]        DIR: $XDG_CACHE_HOME/dlens/cuda-libs, or ~/.cache/dlens/cuda-libs
+#   tools/get_cuda_libs.sh [--cudnn] [--cupti] [DIR]        DIR: $XDG_CACHE_HOME/dlens/cuda-libs, or ~/.cache/dlens/cuda-libs
 #   cmake -B build -DDLENS_CUDA=ON -DDLENS_CUDA_LIBS=DIR
 #
 # Needs Python 3 with pip or venv and about 1 GB (with --cudnn 2 GB). pip's own configuration says where packages come from. Running it again does
-# nothing while the versions below are there. CUBLAS_VERSION and CUDNN_VERSION override them.
+# nothing while the versions below are there. CUBLAS_VERSION, CUDNN_VERSION and CUPTI_VERSION override them.
 set -eu
 
 cublas=${CUBLAS_VERSION:-13.0.2.14}
 cudnn=${CUDNN_VERSION:-9.14.0.64}
-want_cudnn=no
+cupti=${CUPTI_VERSION:-13.0.85}
+want_cudnn=no want_cupti=no
 dir=
 
 for arg; do
     case $arg in
     --cudnn) want_cudnn=yes ;;
+    --cupti) want_cupti=yes ;;
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
     -*) echo "get_cuda_libs.sh: $arg: no such option" >&2; exit 2 ;;
     *) dir=$arg ;;
@@ -29,10 +32,10 @@ if [ -z "$python" ]; then
     echo "get_cuda_libs.sh: needs python3 to fetch wheels" >&2
     exit 1
 fi
-case $(uname -m) in
-x86_64) platform=manylinux_2_27_x86_64 ;;
-aarch64) platform=manylinux_2_27_aarch64 ;;
-*) echo "get_cuda_libs.sh: no wheels for $(uname -m)" >&2; exit 1 ;;
+machine=$(uname -m)
+case $machine in
+x86_64 | aarch64) ;;
+*) echo "get_cuda_libs.sh: no wheels for $machine" >&2; exit 1 ;;
 esac
 
 # get NAME VERSION: unpacks one wheel, once.
@@ -54,8 +57,8 @@ get() {
             exit 1
         fi
     fi
-    "$pip" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --platform "$platform" \
-        --dest "$tmp" "$1==$2"
+    "$pip" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --platform "manylinux_2_27_$machine" --platform "manylinux_2_25_$machine" --dest "$tmp" "$1==$2"
     "$python" - "$tmp" "$dir" <<'PY'
 import glob, os, sys, zipfile
 tmp, to = sys.argv[1:]
@@ -80,4 +83,5 @@ if command -v flock >/dev/null 2>&1; then
 fi
 get nvidia-cublas "$cublas"
 [ $want_cudnn = no ] || get nvidia-cudnn-cu13 "$cudnn"
+[ $want_cupti = no ] || get nvidia-cuda-cupti "$cupti"
 echo "use it with: cmake -DDLENS_CUDA=ON -DDLENS_CUDA_LIBS=$dir"

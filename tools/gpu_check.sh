@@ -135,7 +135,7 @@ dlens=$build/dlens
 tests=$(ctest --test-dir "$build" -N -L gpu 2>/dev/null | sed -n 's|^ *Test *#[0-9]*: .*cuda/||p')
 first="gemm conv attn norm misc graph demo tiers"
 tests="$(for t in $first; do echo "$tests" | grep -x "$t"; done) $(for t in $tests; do case " $first " in *" $t "*) ;; *) echo "$t" ;; esac; done)"
-small=$(for t in $tests; do case $t in demo | stream | tiers | cudnn) ;; *) echo "$t" ;; esac; done)
+small=$(for t in $tests; do case $t in demo | stream | tiers | cudnn | trace) ;; *) echo "$t" ;; esac; done)
 tests=$(echo $tests)
 
 # The Hopper tier first, where it runs, also at shapes for which it is not chosen. Should it fail or hang, everything after
@@ -217,8 +217,15 @@ if has bench; then
             step "$name" 300 env DLENS_CUDA_OWN=$own "$dlens" bench model $source --batch "$n" --steps $count --dtype "${type%-own}" --device cuda --json
             log=$out/$(printf '%s' "$name" | tr ' /:' '___').log
             median=$(field step_ms "$log") least=$(field step_ms_min "$log")
-            [ -z "$median" ] || printf '%s\t%s\t%s\t%s\n' "$type" "$n" "$median" "$least" >>"$bench"
+            # Busy and idle time of a traced step, where there is CUPTI.
+            busy=$(field busy_ms "$log") gap=$(field gap_ms "$log") largest=$(field largest_gap_us "$log")
+            [ -z "$median" ] || printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$type" "$n" "$median" "$least" \
+                "${busy:-null}" "${gap:-null}" "${largest:-null}" >>"$bench"
         done
+    done
+    # A step of each model: kinds of op, gaps, the kernels that take the time.
+    for like in $likes; do
+        step "step of $like" 300 "$dlens" bench model --like "$like" --device cuda --save "$out/step-$like.json"
     done
     # A whole sweep: 12 layers, 50 steps.
     # shellcheck disable=SC2086
@@ -252,9 +259,10 @@ fi
         echo
         echo "SD 1.5 at 512x512 with guidance (2 rows an image), ms a step:"
         echo
-        echo "| type | images a batch | median | least | ms an image and step |"
-        echo "|---|---|---|---|---|"
-        awk -F'\t' '{ printf "| %s | %s | %.2f | %.2f | %.2f |\n", $1, $2, $3, $4, $3 / $2 }' "$bench"
+        echo "| type | images a batch | median | least | ms an image and step | kernels (traced) | gaps (traced) | largest gap, us |"
+        echo "|---|---|---|---|---|---|---|---|"
+        awk -F'\t' 'function n(v) { return v == "null" ? "-" : sprintf("%.2f", v) }
+            { printf "| %s | %s | %.2f | %.2f | %.2f | %s | %s | %s |\n", $1, $2, $3, $4, $3 / $2, n($5), n($6), n($7) }' "$bench"
     fi
     for like in $likes; do
         [ -s "$out/kernels_$like.log" ] || continue
@@ -263,7 +271,7 @@ fi
         echo
         sed 's/^/    /' "$out/kernels_$like.log"
     done
-    for log in "$out"/prediction_*.log "$out/sweep_f16.log"; do
+    for log in "$out"/prediction_*.log "$out"/step_of_*.log "$out/sweep_f16.log"; do
         [ -s "$log" ] || continue
         echo
         echo "## $(basename "$log" .log | tr _ ' ')"
@@ -282,8 +290,9 @@ fi
     done <"$steps"
     printf '],"models":['
     comma=
-    while IFS="$(printf '\t')" read -r type n median least; do
-        printf '%s{"type":"%s","batch":%s,"step_ms":%s,"step_ms_min":%s}' "$comma" "$type" "$n" "$median" "$least"
+    while IFS="$(printf '\t')" read -r type n median least busy gap largest; do
+        printf '%s{"type":"%s","batch":%s,"step_ms":%s,"step_ms_min":%s,"busy_ms":%s,"gap_ms":%s,"largest_gap_us":%s}' "$comma" \
+            "$type" "$n" "$median" "$least" "$busy" "$gap" "$largest"
         comma=,
     done <"$bench"
     printf ']}\n'
