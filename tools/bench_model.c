@@ -145,7 +145,8 @@ static void tell_step(struct bench *b, const struct timing *t)
            b->plan.batch, b->plan.batch > 1 ? "s" : "", text);
     printf("a step: median %.2f ms, least %.2f ms of %d; %.1f GFLOP, %.1f GFLOP/s\n", t->median_us * 1e-3,
            t->min_us * 1e-3, t->repeats, flops * 1e-9, flops / t->median_us * 1e-3);
-    printf("images: %.4f a second at the model's own %d steps, denoising alone\n", per_s / p->def.steps, p->def.steps);
+    printf("images: %.4f a second with the model's own %d step%s, denoising alone\n", per_s / p->def.steps,
+           p->def.steps, p->def.steps > 1 ? "s" : "");
     printf("memory: weights %s, working %s\n", cli_bytes(w, b->plan.denoiser_bytes + b->plan.vae_bytes),
            cli_bytes(m, b->plan.keep_bytes + b->plan.work_bytes));
 }

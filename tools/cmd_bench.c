@@ -41,7 +41,8 @@ static const char help[] =
     "  --layers N         images of a sweep, one a layer (all blocks)\n"
     "  --batch N,N,...    images at once (model: 1; sweep: 1,2,4,... up to all; predict: what fits)\n"
     "  --dtype NAME       f32, bf16, f16 (CPU: bf16 where it computes in it, else f32; GPU and --predict: f16, FLUX "
-    "bf16)\n"
+    "bf16);\n"
+    "                     model and sweep also e4m3, on a GPU of compute capability 8.9 or later\n"
     "  --rows N           kernels: rows of a step, conditional and unconditional (2; on a GPU 24)\n"
     "  --phase LIST       kernels: of text, prepare, first, step, decode, or all (step)\n"
     "  --filter TEXT      kernels: only ops with TEXT in kind and shape, for example \"conv\" or \"d40 q4096\"\n"
@@ -196,15 +197,18 @@ static int take(void *user, int v, struct dl_err *e)
 
 int bench_device_open(const struct cli *c, struct bench_args *a, struct bench_device *d, struct dl_err *e)
 {
-    static const char *const names[] = {"f32", "f16", "bf16"};
+    static const char *const names[] = {"f32", "f16", "bf16", "e4m3"};
+    static const int types[] = {DL_F32, DL_F16, DL_BF16, DL_E4M3};
     if (cli_device(c, &d->be, &d->ctx, e) < 0) return -1;
     bool cuda = !strcmp(d->be->name, "cuda");
     a->sweep.type = cuda ? DL_F16 : d->be->supports(d->ctx, DL_BF16) ? DL_BF16 : DL_F32;
     if (cuda && a->source.like && !strncmp(a->source.like, "flux", 4)) a->sweep.type = DL_BF16;
     if (!a->dtype) return 0;
-    int i = cli_choice("--dtype", a->dtype, 3, names, e);
+    int i = cli_choice("--dtype", a->dtype, a->what == BENCH_KERNELS ? 3 : 4, names, e);
     if (i < 0) return -1;
-    a->sweep.type = i == 0 ? DL_F32 : i == 1 ? DL_F16 : DL_BF16;
+    a->sweep.type = types[i];
+    if (types[i] == DL_E4M3 && !d->be->supports(d->ctx, DL_E4M3))
+        return dl_fail(e, DL_EUSAGE, "--dtype e4m3: this %s does not compute in it", cuda ? "GPU" : "CPU");
     return 0;
 }
 

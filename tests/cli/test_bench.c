@@ -23,7 +23,9 @@ static void test_refusals(void **state)
     refuses(2, "--scale huge: expected full or tiny", "bench", "model", "--scale", "huge");
     refuses(2, "--size 64: expected WIDTHxHEIGHT", "bench", "model", "--size", "64");
     refuses(2, "--size 65x64: this model makes multiples", "bench", "model", TINY, "--size", "65x64");
-    refuses(2, "--dtype f8: expected f32, f16 or bf16", "bench", "model", TINY, "--dtype", "f8");
+    refuses(2, "--dtype f8: expected f32, f16, bf16 or e4m3", "bench", "model", TINY, "--dtype", "f8");
+    refuses(2, "--dtype e4m3: expected f32, f16 or bf16", "bench", "kernels", TINY, "--dtype", "e4m3");
+    refuses(2, "--dtype e4m3: this CPU does not compute in it", "bench", "model", TINY, "--dtype", "e4m3");
     refuses(2, "--rows 0: expected a whole number", "bench", "kernels", "--rows", "0");
     refuses(2, "--batch x: expected a whole number", "bench", "sweep", "--batch", "1,x");
     refuses(2, "--batch: one size here", "bench", "model", "--batch", "1,2");
@@ -150,7 +152,7 @@ static void test_model(void **state)
     run_dlens(&r, root, "bench", "model", TINY, "--steps", "2"); /* as a person reads it */
     assert_int_equal(r.status, 0);
     assert_non_null(strstr(r.out, "between ops: "));
-    assert_non_null(strstr(r.out, " a second at the model's own 50 steps"));
+    assert_non_null(strstr(r.out, " a second with the model's own 50 steps"));
     run_free(&r);
     o = json_of("bench", "model", "--model", sd15, "--threads", "1", "--steps", "2"); /* a checkpoint's own weights */
     assert_true(real_of(o, "step_ms") > 0);

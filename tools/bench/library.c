@@ -46,7 +46,8 @@ static int plain_product(const struct tape_case *k, const struct size *s, const 
     struct dl_w w;
     struct case_run c;
     struct tape_case g = case_gemm(&w, k->run_t, s->m, s->out, s->in * s->k * s->k);
-    if (case_open(&c, &g, be, ctx, 1, CASE_SIGNED, e) < 0) return -1;
+    int sets = case_sets_for(&g, 3 * clock_cache_bytes(be, ctx)); /* as ours: not out of the cache */
+    if (case_open(&c, &g, be, ctx, sets, CASE_SIGNED, e) < 0) return -1;
     int rc = clock_case(&c, repeat, &out->t, e);
     if (rc == 0 && c.variant && strstr(c.variant, "cublas")) out->name = s->conv ? "cuBLASLt, implicit" : "cuBLASLt";
     case_close(&c);

@@ -19,6 +19,9 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
     return remove(path);
 }
 
+/* What weights are kept in that a run of this type computes with. */
+static int stored_type(int type) { return type == DL_E4M3 ? DL_BF16 : type; }
+
 static int make_up(struct bench_model *m, const struct bench_source *s, int type, struct dl_err *e)
 {
     const char *tmp = getenv("TMPDIR");
@@ -28,7 +31,7 @@ static int make_up(struct bench_model *m, const struct bench_source *s, int type
         m->temp[0] = 0;
         return dl_fail(e, DL_EFAIL, "%s: cannot make a folder for the model's configs (TMPDIR names another)", tmp);
     }
-    struct synth_opts o = {.like = s->like, .full = !s->tiny, .out = m->temp, .type = type, .hollow = true};
+    struct synth_opts o = {.like = s->like, .full = !s->tiny, .out = m->temp, .type = stored_type(type), .hollow = true};
     m->made_up = true;
     return synth_write(&o, e);
 }
@@ -83,7 +86,7 @@ static void make_set_up(const struct dl_wset *set, int t)
 void bench_model_make_up(struct bench_model *m)
 {
     struct dn *d = m->pipe->dn;
-    int t = d->gen.type == DL_E4M3 ? DL_BF16 : d->gen.type;
+    int t = stored_type(d->gen.type);
     if (!m->made_up) return;
     make_set_up(d->net->weights(m->pipe), t);
     if (d->net->prep) make_set_up(d->net->prep(m->pipe), t);

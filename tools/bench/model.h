@@ -25,7 +25,7 @@ struct bench_model {
     bool made_up;  /* the checkpoint has no values */
 };
 
-/* type: what made-up weights are stored in. The backend is borrowed. */
+/* type: of the runs to come, in which made-up weights are stored (of e4m3, bf16). The backend is borrowed. */
 int bench_model_open(struct bench_model *m, const struct bench_source *s, int type, const struct dl_backend *be,
                      struct dl_ctx *ctx, struct dl_err *e);
 void bench_model_close(struct bench_model *m); /* zeroed is fine */
