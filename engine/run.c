@@ -78,27 +78,38 @@ void dl_replay_close(struct dl_replay *p, const struct dl_run *r)
     *p = (struct dl_replay){0};
 }
 
-static int load_one(struct dl_run *r, struct dl_wset *s, struct dl_w *w, struct dl_pack *p, struct dl_err *e)
-{
-    if (r->be->alloc(r->ctx, p->bytes, &p->data, e) < 0) return dl_fail_in(e, "weight %s", w->name);
-    if (p->fill(p, w, p->arg, e) < 0) {
-        r->be->free(r->ctx, p->data);
-        p->data = NULL;
-        return -1;
-    }
-    s->loaded_bytes += p->bytes;
-    return 0;
-}
+static int64_t room_for(const struct dl_pack *p) { return (p->bytes + DL_ALIGN - 1) & ~(int64_t)(DL_ALIGN - 1); }
 
+static bool to_load(const struct dl_w *w, bool staged) { return staged || !w->stage; }
+
+/* Memory for all that is missing, as one block: a device gives memory in pages of megabytes, of which a model's
+ * thousands of weights would each leave the last one half empty. */
 static int load(struct dl_run *r, struct dl_wset *s, bool staged, struct dl_err *e)
 {
+    int64_t bytes = 0;
+    uint8_t *at;
     s->free_data = r->be->free, s->ctx = r->ctx;
+    for (int64_t i = 0; i < s->n; i++)
+        for (struct dl_pack *p = s->w[i]->packs; p && to_load(s->w[i], staged); p = p->next)
+            if (!p->data) bytes += room_for(p);
+    if (!bytes) return 0;
+    struct dl_block *block = calloc(1, sizeof *block);
+    if (!block) return dl_fail(e, DL_ENOMEM, "no memory for the list of weights");
+    if (r->be->alloc(r->ctx, bytes, &block->data, e) < 0) {
+        free(block);
+        return dl_fail_in(e, "weights");
+    }
+    block->next = s->blocks, s->blocks = block, at = block->data;
     for (int64_t i = 0; i < s->n; i++) {
         bool any = false;
-        if (s->w[i]->stage && !staged) continue;
-        for (struct dl_pack *p = s->w[i]->packs; p; p = p->next) {
+        for (struct dl_pack *p = s->w[i]->packs; p && to_load(s->w[i], staged); p = p->next) {
             if (p->data) continue;
-            if (load_one(r, s, s->w[i], p, e) < 0) return -1;
+            p->data = at, at += room_for(p);
+            if (p->fill(p, s->w[i], p->arg, e) < 0) {
+                p->data = NULL;
+                return -1;
+            }
+            s->loaded_bytes += p->bytes;
             any = true;
         }
         if (any) dl_w_release_pages(s->w[i]);

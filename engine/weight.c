@@ -36,13 +36,17 @@ void dl_wset_forget(struct dl_wset *s)
     for (int64_t i = 0; i < s->n; i++) {
         for (struct dl_pack *p = s->w[i]->packs, *next; p; p = next) {
             next = p->next;
-            if (p->data && s->free_data) s->free_data(s->ctx, p->data);
             if (p->drop) p->drop(p->arg);
             free(p);
         }
         s->w[i]->packs = NULL;
     }
-    s->pack_bytes = s->loaded_bytes = 0;
+    for (struct dl_block *b = s->blocks, *next; b; b = next) {
+        next = b->next;
+        s->free_data(s->ctx, b->data);
+        free(b);
+    }
+    s->blocks = NULL, s->pack_bytes = s->loaded_bytes = 0;
 }
 
 void dl_wset_close(struct dl_wset *s)

@@ -52,7 +52,7 @@ struct dl_pack {
     struct dl_pack *next;
     uint64_t key;         /* which form: the backend's own number (type, layout) */
     int64_t bytes;        /* size of data */
-    void *data;           /* NULL until loaded; device memory on CUDA */
+    void *data;           /* NULL until loaded; in one of the set's blocks or in a stream's slot */
     struct dl_lane *lane; /* what a copy goes by, in a stream's thread; NULL: the backend's own queue */
     /* Fills data from the weight's parts; called with data allocated, once by dl_run_load(), or many times by a
      * stream's threads, several of them at once. `arg` is the variant's. */
@@ -72,15 +72,22 @@ struct dl_w {
     struct dl_wset *set;
 };
 
+/* Memory of the backend's that several packs lie in; owned by the set. */
+struct dl_block {
+    struct dl_block *next;
+    void *data;
+};
+
 /* All weights of one network. */
 struct dl_wset {
     struct dl_w *
         *w; /* [n] every bound weight, in the order of binding; the array is owned, the weights are the model's */
     int64_t n, cap;
-    int mark;                                       /* what w->stage becomes; see dl_wset_mark */
+    int mark; /* what w->stage becomes; see dl_wset_mark */
+    struct dl_block *blocks;
     int64_t pack_bytes;                             /* of all packs asked for so far */
     int64_t loaded_bytes;                           /* of all packs that have their data */
-    void (*free_data)(struct dl_ctx *, void *data); /* how a pack's data goes back: set by dl_run_load */
+    void (*free_data)(struct dl_ctx *, void *data); /* how a block goes back: set by dl_run_load */
     struct dl_ctx *ctx;                             /* the backend's, which must outlive the set's packs */
 };
 

@@ -228,20 +228,6 @@ UNUSED static double t_w_at(const struct dl_w *w, int64_t index, int t)
     return (double)dl_load(&v, t, 0);
 }
 
-/* Frees every weight form, so that another table may make its own of the same weights. */
-UNUSED static void t_drop_packs(int table)
-{
-    for (int64_t i = 0; i < rig.set.n; i++) {
-        for (struct dl_pack *p = rig.set.w[i]->packs, *next; p; p = next) {
-            next = p->next;
-            if (p->data) rig.be[table]->free(rig.ctx[table], p->data);
-            if (p->drop) p->drop(p->arg);
-            free(p);
-        }
-        rig.set.w[i]->packs = NULL;
-    }
-}
-
 /* Dry run, load, real run in exactly as much memory as the dry run asked for, poisoned before. */
 UNUSED static void rig_run(int table, int type, int step, void (*op)(struct dl_run *, void *), void *arg)
 {
@@ -264,7 +250,7 @@ UNUSED static void rig_run(int table, int type, int step, void (*op)(struct dl_r
     assert_int_equal(r.arena.peak_bytes, peak);
     t_filled(table, (uint8_t *)mem + peak, CANARY, DL_ALIGN);
     rig.variant = r.variant;
-    t_drop_packs(table);
+    dl_wset_forget(&rig.set); /* another table makes forms of its own */
     r.be->free(r.ctx, mem);
     dl_run_close(&r);
 }
