@@ -92,7 +92,8 @@ bool cuda_blas_takes(const struct dl_ctx *c, const struct dl_gemm *a)
 {
     const struct dl_epi *e = &a->e;
     if (c->opts.no_libraries || e->glu || e->add.p || e->gate.p || e->scale != 1) return false;
-    if (e->fn != DL_NONE && (e->fn != DL_GELU_TANH || e->res.p || a->y.t != a->x.t)) return false;
+    /* Its GELU is made of tanh.approx, of 11 bits: good for halves alone. */
+    if (e->fn != DL_NONE && (e->fn != DL_GELU_TANH || e->res.p || a->y.t != a->x.t || a->y.t == DL_F32)) return false;
     if (e->res.p && e->res.t != a->y.t) return false;
     if (a->y.t != a->x.t && a->y.t != DL_F32) return false;
     return aligned(&a->x) && aligned(&a->y) && (!e->res.p || aligned(&e->res));
