@@ -138,17 +138,20 @@ tests="$(for t in $first; do echo "$tests" | grep -x "$t"; done) $(for t in $tes
 small=$(for t in $tests; do case $t in demo | stream | tiers | cudnn | trace) ;; *) echo "$t" ;; esac; done)
 tests=$(echo $tests)
 
-# The Hopper tier first, where it runs, also at shapes for which it is not chosen. Should it fail or hang, everything after
-# that goes without it.
+# The Hopper tier first, where it runs, also at shapes for which it is not chosen. What fails is tried once more on memory
+# that lies on the GPU; everything after that goes without the tier, but for the test of the tiers, which comes last then.
 hopper=
 [ "$cap" != 90 ] || hopper="attn conv graph"
 if has test && [ -n "$hopper" ]; then
     for t in $hopper; do
-        step "test cuda/$t, Hopper tier" 90 env DLENS_TEST_OWN=1 DLENS_CUDA_TIER=hopper "$build/tests/test_cuda_$t" || [ $? -eq 77 ] || export DLENS_CUDA_TIER=portable
+        step "test cuda/$t, Hopper tier" 90 env DLENS_TEST_OWN=1 DLENS_CUDA_TIER=hopper "$build/tests/test_cuda_$t" && continue
+        [ $? -ne 77 ] || continue
+        step "test cuda/$t, Hopper tier, managed" 90 env DLENS_TEST_MANAGED=1 DLENS_TEST_OWN=1 DLENS_CUDA_TIER=hopper "$build/tests/test_cuda_$t"
+        export DLENS_CUDA_TIER=portable
     done
     if [ "${DLENS_CUDA_TIER:-}" = portable ]; then
         note "Hopper tier" failed 0 "left out of all that follows"
-        hopper= tests=$(for t in $tests; do [ "$t" = tiers ] || echo "$t"; done)
+        hopper= tests="$(for t in $tests; do [ "$t" = tiers ] || echo "$t"; done) tiers"
     fi
 fi
 if [ -z "$tests" ] && { has test || has sanitize; }; then note "list of GPU tests" failed 0 "CTest finds none in $build"; fi

@@ -23,6 +23,19 @@ static struct {
     int64_t used;
 } rig_cuda;
 
+/* Memory of the tests' arrays. DLENS_TEST_MANAGED=1: pages that move between host and device instead of the host's, to
+ * tell whether an instruction that failed cannot read the host's. */
+static inline cudaError_t rig_cuda_take(void)
+{
+#ifdef cudaMemAttachGlobal /* the shim has none */
+    const char *managed = getenv("DLENS_TEST_MANAGED");
+    if (managed && *managed == '1')
+        return cudaMallocManaged((void **)&rig_cuda.base, (size_t)rig_cuda_bytes, cudaMemAttachGlobal);
+#endif
+    return cudaHostAlloc((void **)&rig_cuda.base, (size_t)rig_cuda_bytes,
+                         cudaHostAllocMapped | cudaHostAllocPortable);
+}
+
 /* Opens GPU 0, or ends the program as skipped where there is none. A GPU that is there and does not open fails.
  * DLENS_TEST_OWN=1 runs without cuBLASLt; DLENS_TEST_WAY=n: of several ways to compute an op always the n-th, or the
  * last. Without it the best guess: which way is fastest is no test's matter but test_tune's. */
@@ -44,8 +57,7 @@ static inline void rig_cuda_open(const struct dl_backend **be, struct dl_ctx **c
         exit(1);
     }
     printf("%s\n", (*be)->device);
-    if (cudaHostAlloc((void **)&rig_cuda.base, (size_t)rig_cuda_bytes, cudaHostAllocMapped | cudaHostAllocPortable) !=
-        cudaSuccess) {
+    if (rig_cuda_take() != cudaSuccess) {
         printf("cannot pin %lld bytes\n", (long long)rig_cuda_bytes);
         exit(1);
     }
