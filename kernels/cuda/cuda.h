@@ -11,6 +11,9 @@
  * Tuning (tune.h): where there are several ways to do an op (kernels of ours, cuBLASLt's algorithms), the first eager
  * run of its shape times them and keeps the fastest, also in a file in the user's cache folder. Never during a capture.
  *
+ * To tell whose fault something is: DLENS_CUDA_EAGER=1 records nothing, DLENS_CUDA_TIER (cuda_priv.h) chooses
+ * kernels, and DLENS_CUDA_OWN=1 makes the program do without cuBLASLt.
+ *
  * Errors of cuda_open: no driver, a driver too old for this build, no such device, one that is too old or that this
  * build has no code for: DL_ENOMEM (the exit code for "no memory, no such device"), naming what was found. */
 #ifndef DL_CUDA_H
