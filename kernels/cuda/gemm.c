@@ -46,7 +46,7 @@ static void offer_own(struct product *p, const struct cuda_igemm_args *a)
     struct cuda_igemm_way own[CUDA_IGEMM_WAYS];
     int n = cuda_igemm_ways(a, p->r->ctx->sms, own);
     for (int i = 0; i < n; i++) {
-        offer(p, OWN, own[i].name, own[i].scratch);
+        offer(p, OWN, own[i].name, own[i].scratch_bytes);
         if (p->way[p->n - 1].kind == OWN) p->way[p->n - 1].own = own[i];
     }
 }

@@ -82,7 +82,7 @@ bool igemm_way(const cuda_igemm_args *a, int tile, int split, cuda_igemm_way *wa
     const igemm_tile *t = &igemm_tiles[tile];
     if (split < 1 || split > SPLIT_MOST || 1 << k != split || split > slices_of(a, t)) return false;
     way->name = t->name[k];
-    way->scratch = split > 1 ? tiles_of(a, t) * t->tm * t->tn * split * 4 : 0;
+    way->scratch_bytes = split > 1 ? tiles_of(a, t) * t->tm * t->tn * split * 4 : 0;
     return tiles_of(a, t) * split < BLOCKS_MOST && (split == 1 || pixels_of(a) * a->y.c < INT32_MAX);
 }
 
@@ -103,7 +103,7 @@ static double guess_of(const cuda_igemm_args *a, const cuda_igemm_way *way, int 
     int split = way->split;
     double slice = t->tm * t->tn * t->tk / 512.0 + (t->tm + t->tn) * t->tk * 2 / 64.0;
     double cycles = (double)up(tiles_of(a, t) * split, sms) * (double)up(slices_of(a, t), split) * slice;
-    return split == 1 ? cycles : cycles + 3000 + 2.0 * (double)way->scratch / (16.0 * sms);
+    return split == 1 ? cycles : cycles + 3000 + 2.0 * (double)way->scratch_bytes / (16.0 * sms);
 }
 
 int cuda_igemm_ways(const struct cuda_igemm_args *a, int sms, struct cuda_igemm_way way[CUDA_IGEMM_WAYS])
@@ -141,7 +141,7 @@ static bool wide(const cuda_igemm_args *a)
 int cuda_igemm(struct CUstream_st *s, const struct cuda_igemm_args *a, const struct cuda_igemm_way *way, void *scratch)
 {
     cuda_igemm_way checked;
-    if (!igemm_way(a, way->tile, way->split, &checked) || (checked.scratch && !scratch)) return CUDA_K_UNSUPPORTED;
+    if (!igemm_way(a, way->tile, way->split, &checked) || (checked.scratch_bytes && !scratch)) return CUDA_K_UNSUPPORTED;
     if (pixels_of(a) <= 0 || a->y.c <= 0) return 0;
     igemm_params p = igemm_params();
     p.e.y = a->y, p.e.bias = a->bias, p.e.fn = a->fn, p.e.glu = a->glu, p.e.add = a->add, p.e.gate = a->gate;

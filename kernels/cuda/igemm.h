@@ -12,7 +12,7 @@
  *
  *     struct cuda_igemm_way way[CUDA_IGEMM_WAYS];
  *     int n = cuda_igemm_ways(&a, sms, way);       // 0: unsupported
- *     scratch = ... way[i].scratch bytes ...       // any content
+ *     scratch = ... way[i].scratch_bytes bytes ...       // any content
  *     cuda_igemm(stream, &a, &way[i], scratch);
  */
 #ifndef DL_CUDA_IGEMM_H
@@ -45,7 +45,7 @@ enum { CUDA_IGEMM_WAYS = 6 };
 struct cuda_igemm_way {
     const char *name;    /* "mma 96x160x32" (pixels x channels x slice), "mma 64x64x64 split 4", "plain 64x64x16";
                             static, and the way's identity: no two have the same, and a name keeps its meaning */
-    int64_t scratch;     /* bytes; 0: none */
+    int64_t scratch_bytes;     /* bytes; 0: none */
     int32_t tile, split; /* which kernel; parts of the inner dimension */
 };
 
@@ -56,7 +56,7 @@ struct cuda_igemm_way {
 int cuda_igemm_ways(const struct cuda_igemm_args *a, int sms, struct cuda_igemm_way way[CUDA_IGEMM_WAYS]);
 
 /* 0, a cudaError_t, or CUDA_K_UNSUPPORTED (kernels.h), also for a way that cannot serve these arguments. scratch:
- * way->scratch bytes on 16, used by nothing else until the launch is done, or NULL where that is 0. */
+ * way->scratch_bytes bytes on 16, used by nothing else until the launch is done, or NULL where that is 0. */
 int cuda_igemm(struct CUstream_st *s, const struct cuda_igemm_args *a, const struct cuda_igemm_way *way, void *scratch);
 
 /* Attention of any type and head dim, one block a query: for what cuda_attn does not take (f32, odd head dims). Scores

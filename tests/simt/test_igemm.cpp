@@ -106,7 +106,7 @@ static job make(const one_case &k, int t)
 static std::vector<uint8_t> run(const char *name, const job &j, const cuda_igemm_way &way)
 {
     memcpy(j.a.y.p, j.y.data(), j.y.size());
-    void *scratch = way.scratch ? simt_alloc(way.scratch) : NULL;
+    void *scratch = way.scratch_bytes ? simt_alloc(way.scratch_bytes) : NULL;
     t_ran(way.name, cuda_igemm(nullptr, &j.a, &way, scratch));
     t_compare(name, way.name, j.a.y, j.want);
     return std::vector<uint8_t>((uint8_t *)j.a.y.p, (uint8_t *)j.a.y.p + j.y.size());
@@ -121,13 +121,13 @@ static void one(const one_case &k, int t)
     run(k.name, j, way);
     for (int tile = 0; tile < igemm_tiles_n; tile++) {
         assert_true(igemm_way(&j.a, tile, 1, &way));
-        assert_int_equal(way.scratch, 0);
+        assert_int_equal(way.scratch_bytes, 0);
         std::vector<uint8_t> y = run(k.name, j, way);
         if (tile == 0) first = y;
         if (y != first) fail_msg("%s: %s gives other bits than %s", k.name, way.name, igemm_tiles[0].name[0]);
         int split = 2 << tile % 3; /* 2, 4, 8 */
         if (!igemm_way(&j.a, tile, split, &way)) continue;
-        assert_true(way.scratch > 0);
+        assert_true(way.scratch_bytes > 0);
         y = run(k.name, j, way);
         if (tile < 3 && run(k.name, j, way) != y) fail_msg("%s: %s is not deterministic", k.name, way.name);
     }
@@ -196,12 +196,12 @@ static int offered(const cuda_igemm_args &a, int sms, cuda_igemm_way *way)
     assert_in_range(n, 1, CUDA_IGEMM_WAYS);
     for (int i = 0; i < n; i++) {
         assert_int_equal(place(way[i].name, way, n), i);
-        assert_int_equal(way[i].scratch > 0, way[i].split > 1);
+        assert_int_equal(way[i].scratch_bytes > 0, way[i].split > 1);
         assert_int_equal(strstr(way[i].name, "split") != NULL, way[i].split > 1);
         cuda_igemm_way same;
         assert_true(igemm_way(&a, way[i].tile, way[i].split, &same));
         assert_string_equal(same.name, way[i].name);
-        assert_int_equal(same.scratch, way[i].scratch);
+        assert_int_equal(same.scratch_bytes, way[i].scratch_bytes);
     }
     return n;
 }
