@@ -100,7 +100,7 @@ int cuda_tier_attn_run(const struct dl_ctx *c, const struct cuda_attn_args *a, i
 /* The Hopper tier's ways to do a product or convolution; 0: none. igemm.h has the portable ones. */
 struct cuda_igemm_args;
 int cuda_tier_conv(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *name[CUDA_WAYS]);
-int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *way);
+int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *name);
 
 /* cuBLASLt. */
 enum { CUDA_LT_WORKSPACE = 32 << 20 };

@@ -45,23 +45,28 @@ int cuda_tier_open(struct dl_ctx *c, struct dl_err *e)
 
 int cuda_tier_conv(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *name[CUDA_WAYS])
 {
+    int n = 0;
 #ifdef DLENS_HOPPER
-    if (c->tma_encode && (name[0] = cuda_conv_hopper_variant(a, true))) return 1;
+    struct cuda_hopper_way way[CUDA_CONV_HOPPER_WAYS];
+    if (c->tma_encode) n = cuda_conv_hopper_ways(a, c->sms, way);
+    for (int i = 0; i < n; i++) name[i] = way[i].name;
 #else
     (void)c, (void)a, (void)name;
 #endif
-    return 0;
+    return n;
 }
 
-int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *way)
+int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *name)
 {
 #ifdef DLENS_HOPPER
-    (void)way;
-    return cuda_conv_hopper(c->stream, a, c->tma_encode, c->sms);
+    struct cuda_hopper_way way[CUDA_CONV_HOPPER_WAYS];
+    int n = cuda_conv_hopper_ways(a, c->sms, way);
+    for (int i = 0; i < n; i++)
+        if (!strcmp(way[i].name, name)) return cuda_conv_hopper(c->stream, a, c->tma_encode, c->sms, way[i].way);
 #else
-    (void)c, (void)a, (void)way;
-    return CUDA_K_UNSUPPORTED;
+    (void)c, (void)a, (void)name;
 #endif
+    return CUDA_K_UNSUPPORTED;
 }
 
 /* The Hopper tier's way, or NULL. */

@@ -9,7 +9,6 @@
  *               it, so that shared memory and register operands are read as late as the hardware may: a stage freed too
  *               early and bytes that no copy brought are reported. Accumulators are NaNs between issue and wait.
  *               Threads of a warpgroup that disagree are reported.
- *   st, ld      plain accesses: within shared memory, aligned, written before they are read, not where TMA writes
  *   mbarrier    phases, arrivals and bytes; a use before the fence and __syncthreads() after init is reported
  *   waits       that cannot end are reported with what the thread waits for, as are arrivals, copies and products left
  *   setmaxnreg  takes registers from the block's pool and waits until there are enough. The pool is what the block got
@@ -37,8 +36,6 @@ static inline int dl_tensor_map_make(void *encode, dl_tensor_map *map, const hop
 }
 
 uint32_t dl_smem_1024();
-void dl_smem_st2(uint32_t at, float a, float b);
-void dl_smem_ld4(float v[4], uint32_t at);
 void dl_mbar_init(uint32_t bar, uint32_t count);
 void dl_mbar_init_fence();
 void dl_mbar_arrive(uint32_t bar);

@@ -12,7 +12,7 @@ namespace simt
 {
 
 enum { MEMORY = 232448, BASE = 1040, REGISTERS = 65536, BARRIERS = 16, GROUPS = 8 };
-enum byte_state : uint8_t { NOTHING, COMING, THERE, STORED /* by a plain store */ };
+enum byte_state : uint8_t { NOTHING, COMING, THERE };
 
 struct mbarrier {
     uint32_t count, pending, parity, epoch;
@@ -127,31 +127,42 @@ static void arrive(uint32_t bar, int64_t bytes)
 
 static uint32_t swizzled(uint32_t at) { return at ^ (at / 128 % 8 * 16); }
 
-static const uint8_t *element(const tma_job &j, uint64_t c, uint64_t h, uint64_t t, uint64_t n)
+/* Element i of a copy, counted in shared memory's order, in global memory; nullptr: outside of the tensor. Of each
+ * dimension's box a copy takes every step-th element ("traversal strides"). */
+static const uint8_t *element(const tma_job &j, uint32_t i)
 {
     const hop_map &m = j.map;
-    if (c >= m.dim[0] || h >= m.dim[1] || t >= m.dim[2] || n >= m.dim[3]) return nullptr;
-    return static_cast<const uint8_t *>(m.base) + c * 2 + h * m.stride[0] + t * m.stride[1] + n * m.stride[2];
+    const uint8_t *p = static_cast<const uint8_t *>(m.base);
+    for (int d = 0; d < 4; d++) {
+        uint32_t extent = (m.box[d] + m.step[d] - 1) / m.step[d];
+        int64_t at = j.c[d] + (int64_t)(i % extent * m.step[d]);
+        if (at < 0 || (uint64_t)at >= m.dim[d]) return nullptr;
+        p += (uint64_t)at * (d ? m.stride[d - 1] : 2);
+        i /= extent;
+    }
+    return p;
+}
+
+static uint32_t elements(const hop_map &m)
+{
+    uint32_t n = 1;
+    for (int d = 0; d < 4; d++) n *= (m.box[d] + m.step[d] - 1) / m.step[d];
+    return n;
 }
 
 static void land(size_t which)
 {
     tma_job j = jobs[which];
-    const hop_map &m = j.map;
     jobs.erase(jobs.begin() + (long)which);
-    uint32_t at = j.dst;
-    for (uint32_t n = 0; n < m.box[3]; n++)
-        for (uint32_t t = 0; t < m.box[2]; t++)
-            for (uint32_t h = 0; h < m.box[1]; h++)
-                for (uint32_t c = 0; c < m.box[0]; c++, at += 2) {
-                    const uint8_t *from = element(j, (uint64_t)(j.c[0] + c), (uint64_t)(j.c[1] + h),
-                                                  (uint64_t)(j.c[2] + t), (uint64_t)(j.c[3] + n));
-                    uint32_t to = swizzled(at);
-                    memory[to] = from ? from[0] : 0, memory[to + 1] = from ? from[1] : 0;
-                    state[to] = state[to + 1] = THERE;
-                }
+    uint32_t n = elements(j.map);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint8_t *from = element(j, i);
+        uint32_t to = swizzled(j.dst + 2 * i);
+        memory[to] = from ? from[0] : 0, memory[to + 1] = from ? from[1] : 0;
+        state[to] = state[to + 1] = THERE;
+    }
     mbarrier *b = &mbars[j.bar];
-    b->bytes -= at - j.dst;
+    b->bytes -= 2 * n;
     settle(b);
     poke();
 }
@@ -342,24 +353,6 @@ using namespace simt;
 
 uint32_t dl_smem_1024() { return (BASE + 1023u) & ~1023u; }
 
-void dl_smem_st2(uint32_t at, float a, float b)
-{
-    inside(at, 8, 8, "st.shared");
-    for (uint32_t i = at; i < at + 8; i++) {
-        if (state[i] == COMING || state[i] == THERE || mbars.count(i)) fault("a store to shared byte %u, a tile's", i);
-        state[i] = STORED;
-    }
-    memcpy(memory + at, &a, 4), memcpy(memory + at + 4, &b, 4);
-}
-
-void dl_smem_ld4(float v[4], uint32_t at)
-{
-    inside(at, 16, 16, "ld.shared");
-    for (uint32_t i = at; i < at + 16; i++)
-        if (state[i] != STORED) fault("a load of shared byte %u, which no store wrote", i);
-    memcpy(v, memory + at, 16);
-}
-
 void dl_mbar_init(uint32_t bar, uint32_t count)
 {
     inside(bar, 8, 8, "mbarrier.init");
@@ -385,22 +378,17 @@ void dl_tma_load(uint32_t dst, const dl_tensor_map *map, uint32_t bar, int c0, i
 {
     const hop_map &m = map->m;
     tma_job j = {random_next() % 4 == 0, dst, bar, m, {c0, c1, c2, c3}};
-    uint32_t bytes = m.box[0] * m.box[1] * m.box[2] * m.box[3] * 2;
+    uint32_t bytes = elements(m) * 2;
     bar_at(bar, "a copy's bytes");
     if (m.box[0] * 2 != 128) fault("TMA: rows of %u bytes, not the swizzle's 128", m.box[0] * 2);
     inside(dst, bytes, 1024, "TMA");
-    for (uint32_t n = 0; n < m.box[3]; n++)
-        for (uint32_t t = 0; t < m.box[2]; t++)
-            for (uint32_t h = 0; h < m.box[1]; h++)
-                for (uint32_t c = 0; c < m.box[0]; c++) {
-                    const uint8_t *p = element(j, (uint64_t)(j.c[0] + c), (uint64_t)(j.c[1] + h),
-                                               (uint64_t)(j.c[2] + t), (uint64_t)(j.c[3] + n));
-                    if (p) global_access(p, 2, 2, READ);
-                }
+    for (uint32_t i = 0; i < bytes / 2; i++) {
+        const uint8_t *p = element(j, i);
+        if (p) global_access(p, 2, 2, READ);
+    }
     copies++;
     for (uint32_t i = 0; i < bytes; i++) {
         if (state[dst + i] == COMING) fault("TMA to shared byte %u, to which another copy is under way", dst + i);
-        if (state[dst + i] == STORED) fault("TMA to shared byte %u, which is for plain stores", dst + i);
         if (mbars.count(dst + i)) fault("TMA over the mbarrier at %u", dst + i);
         state[dst + i] = COMING, memory[dst + i] = 0xff, copied[dst + i] = copies;
     }

@@ -1,5 +1,6 @@
 /* The Hopper tier without a Hopper: its index arithmetic against the definitions, its plans, and its kernels' own
- * source over emulated TMA, mbarriers and wgmma (tests/simt/hopper.h), against plain loops in double. */
+ * source over emulated TMA, mbarriers and wgmma (tests/simt/hopper.h), against plain loops in double. Convolutions and
+ * products: test_hopper_conv.cpp. */
 #include "kernels/cuda/hopper/hopper.h"
 #include "tests/simt/attn_want.h"
 #include "tests/simt/hopper.h"
@@ -204,99 +205,6 @@ static void attentions(void **)
     simt_cc = 80;
 }
 
-/* ---- the convolution kernel ---- */
-
-struct conv_case {
-    const char *name;
-    int t, ty, n, h, w, in, out, fn, pad, sms;
-    bool parts; /* bias, time embedding, gate, residual, scale */
-};
-
-static const conv_case convs[] = {
-    {"8 channels, 3 x 5 pixels", DL_F16, DL_F16, 1, 3, 5, 8, 8, DL_NONE, 0, 2, false},
-    {"64 -> 128, 16 x 16", DL_F16, DL_F16, 1, 16, 16, 64, 128, DL_NONE, 0, 2, false},
-    {"72 -> 160, 9 x 17, all parts", DL_BF16, DL_BF16, 2, 9, 17, 72, 160, DL_SILU, 8, 1, true},
-    {"40 -> 136, 8 x 8 of three images", DL_F16, DL_F32, 3, 8, 8, 40, 136, DL_NONE, 0, 3, true},
-    {"128 -> 320, 7 x 6 of five images", DL_BF16, DL_F32, 5, 7, 6, 128, 320, DL_GELU, 0, 1, true},
-    {"16 -> 24, 33 x 8", DL_F16, DL_F16, 1, 33, 8, 16, 24, DL_NONE, 8, 4, false},
-};
-
-static void conv_one(const conv_case &k)
-{
-    cuda_igemm_args a = cuda_igemm_args();
-    dl_act w = t_random(t_act(k.t, 1, 1, k.out * 9, k.in, 0), 0, 0.2);
-    a.x = t_random(t_act(k.t, k.n, k.h, k.w, k.in, k.pad), 0, 1), a.y = t_act(k.ty, k.n, k.h, k.w, k.out, k.pad);
-    a.w = w.p, a.k = 3, a.stride = 1, a.fn = k.fn;
-    if (k.parts) {
-        a.bias = t_floats(k.out, 0, 1), a.scale = 0.5f;
-        a.add = t_vec(k.t, 1, k.n, k.out, 0, 1), a.gate = t_vec(DL_F32, 1, k.n, k.out, 0.5, 1);
-        a.res = t_random(t_act(k.ty, k.n, k.h, k.w, k.out, 2 * k.pad), 0, 1);
-    }
-    std::vector<val> want;
-    for (int n = 0; n < k.n; n++)
-        for (int p = 0; p < k.h * k.w; p++)
-            for (int o = 0; o < k.out; o++) {
-                val s = {0, 0};
-                double big = 0;
-                for (int tap = 0; tap < 9; tap++) {
-                    int y = p / k.w + tap / 3 - 1, x = p % k.w + tap % 3 - 1;
-                    for (int c = 0; c < k.in && y >= 0 && x >= 0 && y < k.h && x < k.w; c++) {
-                        double v = t_at(a.x, n, y * k.w + x, c) * t_at(w, 0, o * 9 + tap, c);
-                        s.v += v, big += fabs(v);
-                    }
-                }
-                s.e = C_ACC * u_acc * big;
-                if (k.parts) s.v += (double)a.bias[o];
-                s = t_fn(k.fn, s);
-                if (k.parts) {
-                    double gate = t_vec_at(a.gate, 0, n, o);
-                    s.v = (((s.v + t_vec_at(a.add, 0, n, o)) * gate) + t_at(a.res, n, p, o)) * 0.5;
-                    s.e = s.e * fabs(gate) + C_ACC * u_acc * (fabs(s.v) + 4);
-                }
-                want.push_back(s);
-            }
-    assert_null(cuda_conv_hopper_variant(&a, false));
-    t_ran(k.name, cuda_conv_hopper(nullptr, &a, &a, k.sms));
-    t_compare(k.name, cuda_conv_hopper_variant(&a, true), a.y, want);
-}
-
-static void convolutions(void **)
-{
-    simt_cc = 90;
-    for (const conv_case &k : convs) {
-        conv_one(k);
-        simt_free_all();
-    }
-    simt_cc = 80;
-}
-
-static void conv_plans(void **)
-{
-    for (int w = 1; w < 70; w += 3)
-        for (int h = 1; h < 70; h += 3) {
-            hop_box b = hop_box_of(w, h);
-            assert_int_equal(b.w * b.h * b.n, HOP_BM);
-        }
-    cuda_igemm_args a = cuda_igemm_args();
-    a.x = t_act(DL_F16, 2, 8, 8, 320, 0), a.y = t_act(DL_F16, 2, 8, 8, 640, 0);
-    a.w = simt_alloc(16), a.k = 3, a.stride = 1;
-    assert_string_equal(cuda_conv_hopper_variant(&a, true), "wgmma 128x160");
-    cuda_igemm_args b = a;
-    b.stride = 2;
-    assert_null(cuda_conv_hopper_variant(&b, true));
-    b = a, b.up = true;
-    assert_null(cuda_conv_hopper_variant(&b, true));
-    b = a, b.k = 1;
-    assert_null(cuda_conv_hopper_variant(&b, true));
-    b = a, b.x.t = DL_F32;
-    assert_null(cuda_conv_hopper_variant(&b, true));
-    b = a, b.x.c = 4;
-    assert_null(cuda_conv_hopper_variant(&b, true));
-    b = a, b.bias = (const float *)((const char *)a.w + 4);
-    assert_null(cuda_conv_hopper_variant(&b, true));
-    assert_int_equal(cuda_conv_hopper(nullptr, &b, &b, 1), CUDA_K_UNSUPPORTED);
-}
-
 /* ---- the emulation itself finds faults ---- */
 
 enum { FINE, EARLY_READ, EARLY_FREE, NO_FENCE, NO_INIT_FENCE, DEADLOCK, LEFT, EARLY_SUM, OUTSIDE, TOO_MANY };
@@ -390,8 +298,6 @@ int main(void)
         cmocka_unit_test_teardown(plans, t_clear),
         cmocka_unit_test_teardown(emulation_finds, t_clear),
         cmocka_unit_test_teardown(attentions, t_clear),
-        cmocka_unit_test_teardown(conv_plans, t_clear),
-        cmocka_unit_test_teardown(convolutions, t_clear),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -1,8 +1,8 @@
 /* hopper.cuh: the instructions of compute capability 9.0 (sm_90a) that the Hopper kernels use, one function each.
  *
- * tests/simt/hopper.h declares the same names for the host. Shared memory is known by its 32-bit addresses alone: tiles
- * are written by TMA and read by wgmma; dl_smem_st2 and dl_smem_ld4 are for places that those two never touch. Source:
- * PTX ISA 9.0: mbarrier, cp.async.bulk.tensor, wgmma, setmaxnreg, barrier.
+ * tests/simt/hopper.h declares the same names for the host. Shared memory is known by its 32-bit addresses alone:
+ * TMA writes it, wgmma reads it, and nothing else touches it, so that no fence between their proxy and the plain one is
+ * needed. Source: PTX ISA 9.0: mbarrier, cp.async.bulk.tensor, wgmma, setmaxnreg, barrier.
  *
  * wgmma is asynchronous: between its issue and dl_wgmma_wait its accumulators and register operands belong to the
  * tensor cores. The compiler does not know that a wait changes accumulators: dl_hold after a wait keeps what reads them
@@ -31,7 +31,7 @@ static inline int dl_tensor_map_make(void *encode, dl_tensor_map *map, const str
                                   CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
     cuuint64_t dim[4], stride[3];
     cuuint32_t box[4], step[4];
-    for (int i = 0; i < 4; i++) dim[i] = m->dim[i], box[i] = m->box[i], step[i] = 1;
+    for (int i = 0; i < 4; i++) dim[i] = m->dim[i], box[i] = m->box[i], step[i] = m->step[i];
     for (int i = 0; i < 3; i++) stride[i] = m->stride[i];
     return (int)reinterpret_cast<encode_fn>(encode)(
         map, m->t == DL_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, m->base, dim,
@@ -44,16 +44,6 @@ __device__ __forceinline__ uint32_t dl_smem_1024()
 {
     extern __shared__ uint4 dl_hopper_shared[];
     return (dl_shared_address(dl_hopper_shared) + 1023) & ~1023u;
-}
-
-__device__ __forceinline__ void dl_smem_st2(uint32_t at, float a, float b)
-{
-    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" :: "r"(at), "f"(a), "f"(b) : "memory");
-}
-__device__ __forceinline__ void dl_smem_ld4(float v[4], uint32_t at)
-{
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3]) : "r"(at) : "memory");
 }
 
 /* ---- mbarrier: phases, in each of which `count` arrivals and all announced bytes must come ---- */
@@ -167,6 +157,24 @@ template <> __device__ __forceinline__ void dl_wgmma_ss<T, 160>(float *d, uint64
                  "}, %80, %81, p, 1, 1, 0, 0;\n}"                                                                      \
                  : DL_R8(d, 0), DL_R8(d, 8), DL_R8(d, 16), DL_R8(d, 24), DL_R8(d, 32), DL_R8(d, 40),                   \
                    DL_R8(d, 48), DL_R8(d, 56), DL_R8(d, 64), DL_R8(d, 72)                                              \
+                 : "l"(a), "l"(b), "r"(add));                                                                          \
+}                                                                                                                      \
+template <> __device__ __forceinline__ void dl_wgmma_ss<T, 256>(float *d, uint64_t a, uint64_t b, int add)             \
+{                                                                                                                      \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"                                                         \
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32." NAME "." NAME " {"                                     \
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                              \
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                    \
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                    \
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                    \
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                    \
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                    \
+                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "        \
+                 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"      \
+                 "}, %128, %129, p, 1, 1, 0, 0;\n}"                                                                    \
+                 : DL_R8(d, 0), DL_R8(d, 8), DL_R8(d, 16), DL_R8(d, 24), DL_R8(d, 32), DL_R8(d, 40),                   \
+                   DL_R8(d, 48), DL_R8(d, 56), DL_R8(d, 64), DL_R8(d, 72), DL_R8(d, 80), DL_R8(d, 88),                 \
+                   DL_R8(d, 96), DL_R8(d, 104), DL_R8(d, 112), DL_R8(d, 120)                                           \
                  : "l"(a), "l"(b), "r"(add));                                                                          \
 }                                                                                                                      \
 template <> __device__ __forceinline__ void dl_wgmma_rs<T, 16>(float *d, const uint32_t a[4], uint64_t b, int add)     \

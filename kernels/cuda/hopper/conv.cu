@@ -1,64 +1,86 @@
-/* hopper/conv.cu: 3 x 3 convolution of stride 1 for compute capability 9.0: wgmma, TMA, specialised warps.
+/* hopper/conv.cu: matrix products and convolutions for compute capability 9.0: wgmma, TMA, specialised warps.
  *
- * Computes: cuda_igemm (igemm.h) with k = 3, stride 1, without enlargement and GLU: y = epi(sum over taps and
- *     channels).
- * Needs: sm_90a; f16 or bf16 x, channels of x and y multiples of 8, everything on 16 bytes.
- * How: the product of output pixels and weights, 64 channels of one tap at a time. A tile of 128 pixels is a box of the
- *     image (16 x 8, or 8 x 8 of two images, and so on); a tap moves the box by a pixel, and TMA fills zeros where it
- *     leaves the image, which is the padding. A block has three warpgroups and takes tiles from a list. One thread of
- *     warpgroup 0 loads pixels and weights through STAGES stages of shared memory; warpgroups 1 and 2 multiply, 64
- *     pixels x BN channels each, with one group of products in flight while the stage before is freed. Sums go through
- *     shared memory, 8 pixels a warp at a time, to the epilogue, while the loads of the next tile are under way.
- * Budget: one block a multiprocessor; 240 registers for each of the 256 computing threads, of which BN / 2 are sums,
- *     and 24 for the 128 others. For 64 channels of a tap (wgmma: 2,048 products a cycle; bytes out of the second-level
- *     cache) a tile takes:
+ * Computes: cuda_igemm (igemm.h), epilogue and GLU included, for odd and even k, stride 1 and 2, enlargement by 2.
+ * Needs: sm_90a; f16 or bf16 x, channels of x and y multiples of 8, everything on 16 bytes (conv_plan.h).
+ * How: the product of output pixels and weights, 64 channels of one tap at a time. The pixels of a tile are a box of
+ *     the image, which a tap moves by a pixel; TMA fills zeros where it leaves the image, which is the padding. A
+ *     block has three warpgroups and takes tiles from a list. One thread of warpgroup 0 loads pixels and weights
+ *     through STAGES stages of shared memory; the two others multiply, 64 or 128 pixels x BN columns each, with one
+ *     group of products in flight while the stage before is freed. Either both work on one tile, or each has its own
+ *     and they take turns (2x): while one stores, the other has the tensor cores. With GLU a tile's columns are BN / 2
+ *     values and their gates, by two copies of TMA, so that one product makes both and a thread holds the pairs. Sums
+ *     go to the epilogue by 8 neighbouring channels (16 bytes), for which four threads of a row exchange theirs by
+ *     shuffles: shared memory is all for stages, and the next tile's loads go on meanwhile.
+ * Budget: one block a multiprocessor; 240 registers for each of the 256 computing threads, of which `sums` are sums,
+ *     and 24 for the 128 others. For 64 channels of a tap (wgmma: 2,048 products a cycle) a tile takes cycles, and
+ *     bytes a cycle out of the second-level cache and of shared memory (operands of each product, and what TMA
+ *     writes):
  *
- *       128 x 160   5 stages   223.3 KB   640 cycles   36 KB, 58 bytes a cycle
- *       128 x 128   5 stages   195.3 KB   512 cycles   32 KB, 64
+ *                     stages   shared memory   cycles   cache   shared memory   sums
+ *       256 x 160     4        209.3 KB         1,280      42             131    160
+ *       128 x 256     4        193.3 KB         1,024      48             128    128
+ *       256 x 128     4        193.3 KB         1,024      48             144    128
+ *       128 x 160     6        217.3 KB           640      58             147     80
+ *       128 x 128     7        225.3 KB           512      64             160     64
+ *       2x128x160     6        217.3 KB           640      58             147    160
+ *       2x128x128     7        225.3 KB           512      64             160    128
  *
- *     which is more than plain reads get out of that cache, so it may be the bound, unless copies of one tile by
- *     several multiprocessors meet there. 256 pixels a tile would need 42, but nvcc 13.0 spills registers with two
- *     accumulators. So it is not chosen by itself (DLENS_CUDA_TIER=hopper takes it) before it has been measured.
+ *     Shared memory gives 128 bytes a cycle, and plain reads get some 45 out of the cache; copies of one tile by
+ *     several multiprocessors may meet there. What bounds which shape is for measurement to say.
  * Speed: compiled and inspected, never run on a GPU. The source runs in tests/simt, TMA, mbarriers and wgmma emulated.
- * Traps: boxes are larger than small images: pixels beyond the edge are computed and not stored.
+ * Traps: boxes are larger than small images: pixels beyond the edge are computed and not stored. Four computing
+ *     warpgroups of one accumulator each are no way to 256 x 160: nvcc 13.0 refuses n = 160 under the 96 registers
+ *     that a thread of 640 has at the start, whatever setmaxnreg gives later; and it spills two accumulators of n =
+ *     160 beside an epilogue that could be a GLU's.
  */
 #include "kernels/cuda/dev/epilogue.cuh"
 #include "kernels/cuda/dev/hopper.cuh"
-#include "kernels/cuda/hopper/hopper.h"
+#include "kernels/cuda/hopper/conv_plan.h"
 
-template <class T_, int BN_, int STAGES_> struct hop_conv_cfg {
+template <class T_, int TEAMS_, int M_, int BN_, int STAGES_> struct hop_conv_cfg {
     typedef T_ T;
     enum {
-        BN = BN_, STAGES = STAGES_,
-        X_BYTES = HOP_BM * HOP_ROW, W_BYTES = BN * HOP_ROW, STAGE_BYTES = X_BYTES + W_BYTES,
-        WARPS = 4 * HOP_GROUPS, /* that compute */
-        PITCH = BN + 8, PART = 8 * PITCH * 4, /* of sums in shared memory: f32 [8][PITCH] for each of them */
-        BARS = STAGES * STAGE_BYTES + WARPS * PART, /* where the mbarriers lie */
-        SMEM = BARS + HOP_BARRIERS + HOP_BLOCK
+        TEAMS = TEAMS_, GROUPS = HOP_GROUPS / TEAMS, /* warpgroups of a team */
+        M = M_, BM = 64 * GROUPS * M,                /* products of 64 pixels that a warpgroup makes at once */
+        BN = BN_, STAGES = STAGES_, GLU = hop_conv_glu(BN), SUMS = M * BN / 2, /* of a thread */
+        X_BYTES = BM * HOP_ROW, W_BYTES = BN * HOP_ROW, STAGE_BYTES = X_BYTES + W_BYTES,
+        BARS = STAGES * STAGE_BYTES, /* where the mbarriers lie */
+        SMEM = BARS + HOP_BARRIERS + HOP_BLOCK,
+        PARTS = BN / 32 /* of 32 columns, by which sums go out */
     };
     static_assert((int)SMEM <= (int)HOP_SMEM_MOST && 16 * STAGES <= (int)HOP_BARRIERS, "fits");
-    static_assert(BN % 8 == 0, "pieces of 8 channels");
+    static_assert(BN % 32 == 0 && BN <= 256 && BM <= 256 && TEAMS <= 2, "parts, boxes, turns");
 };
 
 struct hop_conv_params {
-    cuda_epi_args e; /* e.y: the output */
-    hop_box box;
-    int32_t across, down, deep; /* boxes in an image's width, height, in the batch */
-    int32_t columns;            /* tiles of channels */
+    cuda_epi_args e;            /* e.y: the output */
+    hop_box box, v;             /* a tile's pixels and all of them (conv_plan.h) */
+    int32_t k, stride, phases;  /* phases: 4 with enlargement, else 1 */
+    int32_t across, down, deep; /* boxes in v */
+    int32_t columns, width;     /* tiles of channels, outputs of each */
     int32_t slices;             /* of 64 channels in a tap */
+    int32_t steps;              /* taps x slices */
+    int32_t pixels;             /* of an image of y */
     int32_t work;
 };
 
-/* One tile of the list: channels vary first, so that neighbours share pixels. */
+/* One tile of the list. */
 struct hop_conv_tile {
     int x, y, n, c;
+    int fx, fy; /* phase */
 };
 
-__device__ __forceinline__ hop_conv_tile hop_conv_tile_of(const hop_conv_params &a, int bn, int work)
+/* Tiles of channels that vary first: neighbours share pixels, and the weights of a band stay in the cache. */
+enum { BAND = 8 };
+
+__device__ __forceinline__ hop_conv_tile hop_conv_tile_of(const hop_conv_params &a, int work)
 {
     hop_conv_tile t;
-    int rest = work / a.columns;
-    t.c = work % a.columns * bn;
+    int each = a.work / a.columns, first = work / (BAND * each) * BAND, rest = work - first * each;
+    int band = a.columns - first < BAND ? a.columns - first : BAND;
+    t.c = (first + rest % band) * a.width, rest /= band;
+    int phase = rest % a.phases;
+    rest /= a.phases, t.fx = phase % 2, t.fy = phase / 2;
     t.x = rest % a.across * a.box.w, rest /= a.across;
     t.y = rest % a.down * a.box.h, t.n = rest / a.down * a.box.n;
     return t;
@@ -68,83 +90,131 @@ template <class C>
 __device__ __forceinline__ void hop_conv_load(const hop_conv_params &a, uint32_t stages, uint32_t bars,
                                               const dl_tensor_map *mx, const dl_tensor_map *mw)
 {
-    int use = 0;
+    const int pad = a.k / 2;
+    int stage = 0, freed = 1;
     dl_tma_prefetch(mx), dl_tma_prefetch(mw);
     for (int work = (int)blockIdx.x; work < a.work; work += (int)gridDim.x) {
-        hop_conv_tile at = hop_conv_tile_of(a, C::BN, work);
-        for (int tap = 0; tap < 9; tap++)
-            for (int s = 0; s < a.slices; s++, use++) {
-                int stage = use % C::STAGES;
-                uint32_t full = bars + (uint32_t)stage * 16, x = stages + (uint32_t)stage * C::STAGE_BYTES;
-                dl_mbar_wait(full + 8, (use / C::STAGES & 1) ^ 1);
+        hop_conv_tile at = hop_conv_tile_of(a, work);
+        for (int tap = 0; tap < a.k * a.k; tap++) {
+            int tx = tap % a.k - pad, ty = tap / a.k - pad;
+            int x = a.phases > 1 ? at.x + ((at.fx + tx) >> 1) : at.x * a.stride + tx;
+            int y = a.phases > 1 ? at.y + ((at.fy + ty) >> 1) : at.y * a.stride + ty;
+            for (int s = 0; s < a.slices; s++) {
+                uint32_t full = bars + (uint32_t)stage * 16, to = stages + (uint32_t)stage * C::STAGE_BYTES;
+                dl_mbar_wait(full + 8, freed);
                 dl_mbar_expect(full, C::STAGE_BYTES);
-                dl_tma_load(x, mx, full, s * HOP_PANEL, at.x + tap % 3 - 1, at.y + tap / 3 - 1, at.n);
-                dl_tma_load(x + C::X_BYTES, mw, full, s * HOP_PANEL, tap, at.c, 0);
+                dl_tma_load(to, mx, full, s * HOP_PANEL, x, y, at.n);
+                to += C::X_BYTES;
+                dl_tma_load(to, mw, full, s * HOP_PANEL, tap, at.c, 0);
+                if (C::GLU && a.e.glu)
+                    dl_tma_load(to + C::W_BYTES / 2, mw, full, s * HOP_PANEL, tap, a.e.y.c + at.c, 0);
+                if (++stage == C::STAGES) stage = 0, freed ^= 1;
             }
+        }
     }
 }
 
-/* Sums of 8 rows of this warp (those with `half` 0 or 1 of each thread) to y: through the warp's part of shared memory,
- * so that the epilogue is a loop over pieces of 8 channels (16 bytes), and not a copy of itself for each register. */
-template <class C>
-__device__ __forceinline__ void hop_conv_store(const hop_conv_params &a, const float sums[C::BN / 2], int half,
-                                               uint32_t part, int first, const hop_conv_tile &at, int step)
+/* Of the sums of this thread's row `half` (0 .. 2 M - 1): its pairs of the four pieces of 8 columns of a part, which =
+ * half * PARTS + part. Registers have no indices, so this is a branch for each; as a loop over J it would become an
+ * array in local memory, since J is known to be equal to `which` then. */
+template <class C, int J = 0>
+__device__ __forceinline__ void hop_conv_take(float v[8], const float sums[C::SUMS], int which)
 {
-    const int lane = (int)threadIdx.x % 32;
+    if (J == which) {
 #pragma unroll
-    for (int b = 0; b < C::BN / 8; b++)
-        dl_smem_st2(part + (uint32_t)(lane / 4 * C::PITCH + b * 8 + lane % 4 * 2) * 4, sums[4 * b + 2 * half],
-                    sums[4 * b + 2 * half + 1]);
-    __syncwarp();
-#pragma unroll 1
-    for (int i = lane; i < 8 * (C::BN / 8); i += 32) {
-        int r = i / (C::BN / 8), c = i % (C::BN / 8) * 8, row = first + r;
-        int px = at.x + row % a.box.w, py = at.y + row / a.box.w % a.box.h, n = at.n + row / (a.box.w * a.box.h);
-        if (px >= a.e.y.w || py >= a.e.y.h || n >= a.e.y.n || at.c + c >= a.e.y.c) continue;
-        int64_t pixel = (int64_t)py * a.e.y.w + px;
-        float v[8];
-        dl_smem_ld4(v, part + (uint32_t)(r * C::PITCH + c) * 4);
-        dl_smem_ld4(v + 4, part + (uint32_t)(r * C::PITCH + c + 4) * 4);
-        k_epi<8>(a.e, step, n, pixel, at.c + c, v, nullptr);
-        k_store_t<8>(a.e.y.p, a.e.y.t, k_at(a.e.y, n, pixel, at.c + c), v);
+        for (int i = 0; i < 8; i++)
+            v[i] = sums[J / C::PARTS / 2 * (C::BN / 2) + J % C::PARTS * 16 + i / 2 * 4 + J / C::PARTS % 2 * 2 + i % 2];
+        dl_hold<8>(v);
+    } else if constexpr (J + 1 < 2 * C::M * C::PARTS) {
+        hop_conv_take<C, J + 1>(v, sums, which);
     }
-    __syncwarp();
 }
 
-template <class C>
-__device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint32_t stages, uint32_t bars, int group)
+/* From the pairs of four pieces in each of four threads of a row to a whole piece in each: 4 x 4 pairs transposed. */
+__device__ __forceinline__ void hop_conv_turn(float v[8], int lane)
 {
-    const int thread = (int)threadIdx.x % 128, lane = thread % 32, count = 9 * a.slices, step = k_step(a.e.step);
-    const uint32_t part = stages + C::STAGES * C::STAGE_BYTES + (uint32_t)((group * 4 + thread / 32) * C::PART);
-    int use = 0;
-    for (int work = (int)blockIdx.x; work < a.work; work += (int)gridDim.x) {
-        float sums[C::BN / 2];
 #pragma unroll
-        for (int i = 0; i < C::BN / 2; i++) sums[i] = 0;
-        dl_hold<C::BN / 2>(sums);
+    for (int m = 1; m <= 2; m *= 2)
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            int o = i + 2 * m; /* the same of the piece that is m further */
+            if (i / 2 & m) continue;
+            float got = dl_shfl_xor(lane & m ? v[i] : v[o], m);
+            if (lane & m) v[i] = got;
+            else v[o] = got;
+        }
+}
+
+/* Sums of this warp's 16 rows, from `first` on in the tile, to y. */
+template <class C>
+__device__ __forceinline__ void hop_conv_store(const hop_conv_params &a, const float sums[C::SUMS], int first,
+                                               const hop_conv_tile &at, int step)
+{
+    const int lane = (int)threadIdx.x % 32, twice = a.phases > 1 ? 2 : 1, parts = a.width / 32;
 #pragma unroll 1
-        for (int k = 0; k < count; k++, use++) {
+    for (int half = 0; half < 2 * C::M; half++) {
+        int row = first + half / 2 * 64 + lane / 4 + half % 2 * 8;
+        int x = at.x + row % a.box.w, y = at.y + row / a.box.w % a.box.h, n = at.n + row / (a.box.w * a.box.h);
+        bool real = x < a.v.w && y < a.v.h && n < a.v.n;
+        int pixel = ((n * a.v.h + y) * twice + at.fy) * (a.v.w * twice) + x * twice + at.fx, image = pixel / a.pixels;
+        pixel -= image * a.pixels;
+#pragma unroll 1
+        for (int part = 0; part < parts; part++) {
+            int c = at.c + part * 32 + lane % 4 * 8;
+            float v[8] = {}, g[8] = {};
+            hop_conv_take<C>(v, sums, half * C::PARTS + part);
+            hop_conv_turn(v, lane);
+            if (C::GLU && a.e.glu) {
+                hop_conv_take<C>(g, sums, half * C::PARTS + parts + part);
+                hop_conv_turn(g, lane);
+            }
+            if (!real || c >= a.e.y.c) continue;
+            if (C::GLU || !a.e.glu) /* always; without it ptxas spills */
+                k_epi<8>(a.e, step, image, pixel, c, v, C::GLU ? g : nullptr);
+            k_store_t<8>(a.e.y.p, a.e.y.t, k_at(a.e.y, image, pixel, c), v);
+        }
+    }
+}
+
+/* A computing warpgroup, one of a team's. Turns: the second team's wait for its first stage must not begin before the
+ * first team's for its last has ended, for an mbarrier tells only a phase from the next. */
+template <class C>
+__device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint32_t stages, uint32_t bars, int team,
+                                                 int group)
+{
+    const int thread = (int)threadIdx.x % 128, lane = thread % 32, step = k_step(a.e.step);
+    const int mine = 1 + team, other = 2 - team, turn = 128 * HOP_GROUPS; /* named barriers */
+    const int first = group * 64 * C::M; /* row of the tile */
+    int use = team * a.steps, work = (int)blockIdx.x + team * (int)gridDim.x;
+    if (C::TEAMS == 2 && team == 1) dl_bar_arrive(other, turn); /* the first turn is team 0's */
+    for (; work < a.work; work += C::TEAMS * (int)gridDim.x, use += (C::TEAMS - 1) * a.steps) {
+        float sums[C::SUMS];
+#pragma unroll
+        for (int i = 0; i < C::SUMS; i++) sums[i] = 0;
+        dl_hold<C::SUMS>(sums);
+        if (C::TEAMS == 2) dl_bar_sync(mine, turn);
+#pragma unroll 1
+        for (int k = 0; k < a.steps; k++, use++) {
             int stage = use % C::STAGES;
             uint32_t x = stages + (uint32_t)stage * C::STAGE_BYTES;
             dl_mbar_wait(bars + (uint32_t)stage * 16, use / C::STAGES & 1);
             dl_wgmma_fence();
 #pragma unroll
-            for (int c = 0; c < 4; c++)
-                dl_wgmma_ss<typename C::T, C::BN>(sums, hop_desc_k(x, HOP_BM, (uint32_t)group * 64, (uint32_t)c),
-                                                  hop_desc_k(x + C::X_BYTES, C::BN, 0, (uint32_t)c), 1);
+            for (int c = 0; c < 4 * C::M; c++)
+                dl_wgmma_ss<typename C::T, C::BN>(sums + c % C::M * (C::BN / 2),
+                                                  hop_desc_k(x, C::BM, (uint32_t)(first + c % C::M * 64), c / C::M),
+                                                  hop_desc_k(x + C::X_BYTES, C::BN, 0, c / C::M), 1);
             dl_wgmma_commit();
             dl_wgmma_wait<1>();
             if (lane == 0 && k > 0) dl_mbar_arrive(bars + (uint32_t)((use - 1) % C::STAGES) * 16 + 8);
         }
+        if (C::TEAMS == 2) dl_bar_arrive(other, turn);
         dl_wgmma_wait<0>();
         if (lane == 0) dl_mbar_arrive(bars + (uint32_t)((use - 1) % C::STAGES) * 16 + 8);
-
-        hop_conv_tile at = hop_conv_tile_of(a, C::BN, work);
-        dl_hold<C::BN / 2>(sums);
-        int first = group * 64 + thread / 32 * 16;
-        hop_conv_store<C>(a, sums, 0, part, first, at, step);
-        hop_conv_store<C>(a, sums, 1, part, first + 8, at, step);
+        dl_hold<C::SUMS>(sums);
+        hop_conv_store<C>(a, sums, first + thread / 32 * 16, hop_conv_tile_of(a, work), step);
     }
+    if (C::TEAMS == 2 && work - (int)gridDim.x < a.work) dl_bar_sync(mine, turn); /* the last turn is taken as well */
 }
 
 template <class C>
@@ -154,17 +224,17 @@ __global__ void __launch_bounds__(HOP_THREADS, 1)
     const uint32_t stages = dl_smem_1024(), bars = stages + C::BARS; /* full, empty of each stage */
     if (threadIdx.x == 0) {
         for (int i = 0; i < C::STAGES; i++)
-            dl_mbar_init(bars + (uint32_t)i * 16, 1), dl_mbar_init(bars + (uint32_t)i * 16 + 8, C::WARPS);
+            dl_mbar_init(bars + (uint32_t)i * 16, 1), dl_mbar_init(bars + (uint32_t)i * 16 + 8, 4 * C::GROUPS);
         dl_mbar_init_fence();
     }
     __syncthreads();
-    const int group = (int)threadIdx.x / 128;
-    if (group == 0) {
+    const int group = (int)threadIdx.x / 128 - 1;
+    if (group < 0) {
         dl_regs_fewer<24>();
         if (threadIdx.x == 0) hop_conv_load<C>(a, stages, bars, &mx, &mw);
     } else {
         dl_regs_more<240>();
-        hop_conv_compute<C>(a, stages, bars, group - 1);
+        hop_conv_compute<C>(a, stages, bars, group / C::GROUPS, group % C::GROUPS);
     }
 }
 
@@ -174,34 +244,62 @@ template <class C>
 static int hop_conv_run(struct CUstream_st *stream, const cuda_igemm_args &a, void *encode, int sms)
 {
     hop_conv_params p = hop_conv_params();
-    p.box = hop_box_of(a.y.w, a.y.h);
-    hop_map hx = hop_map_image(&a.x, p.box), hw = hop_map_weight(a.w, a.x.t, a.x.c, 9, a.y.c, C::BN);
+    p.v = hop_conv_pixels(&a), p.box = hop_box_of(p.v, C::BM, a.stride);
+    hop_map hx = hop_map_image(&a, p.box), hw = hop_map_weight(&a, a.glu ? C::BN / 2 : C::BN);
     dl_tensor_map mx, mw;
     if (dl_tensor_map_make(encode, &mx, &hx) || dl_tensor_map_make(encode, &mw, &hw)) return CUDA_K_UNSUPPORTED;
-    p.e.y = a.y, p.e.bias = a.bias, p.e.fn = a.fn, p.e.add = a.add, p.e.gate = a.gate, p.e.res = a.res;
+    p.e.y = a.y, p.e.bias = a.bias, p.e.fn = a.fn, p.e.glu = a.glu, p.e.add = a.add, p.e.gate = a.gate, p.e.res = a.res;
     p.e.scale = a.scale != 0 ? a.scale : 1, p.e.step = a.step;
-    p.across = hop_ratio(a.y.w, p.box.w), p.down = hop_ratio(a.y.h, p.box.h), p.deep = hop_ratio(a.y.n, p.box.n);
-    p.columns = hop_ratio(a.y.c, C::BN), p.slices = hop_ratio(a.x.c, HOP_PANEL);
-    p.work = p.across * p.down * p.deep * p.columns;
-    return DL_LAUNCH(hop_conv_kernel<C>, dim3((unsigned)(p.work < sms ? p.work : sms)), HOP_THREADS, C::SMEM, stream, p,
-                     mx, mw);
+    p.k = a.k, p.stride = a.stride, p.phases = a.up ? 4 : 1;
+    p.across = hop_ratio(p.v.w, p.box.w), p.down = hop_ratio(p.v.h, p.box.h), p.deep = hop_ratio(p.v.n, p.box.n);
+    p.width = a.glu ? C::BN / 2 : C::BN, p.columns = hop_ratio(a.y.c, p.width), p.slices = hop_ratio(a.x.c, HOP_PANEL);
+    p.steps = a.k * a.k * p.slices, p.pixels = a.y.h * a.y.w;
+    p.work = p.across * p.down * p.deep * p.columns * p.phases;
+    return DL_LAUNCH(hop_conv_kernel<C>, dim3((unsigned)(p.work < sms ? p.work : sms)), HOP_THREADS, C::SMEM,
+                     stream, p, mx, mw);
+}
+
+template <class T, int WAY>
+static int hop_conv_by(struct CUstream_st *s, const cuda_igemm_args &a, void *encode, int sms)
+{
+    constexpr hop_conv_way w = hop_conv_ways[WAY];
+    return hop_conv_run<hop_conv_cfg<T, w.teams, w.m, w.bn, w.stages>>(s, a, encode, sms);
 }
 
 template <class T>
-static int hop_conv_pick(struct CUstream_st *s, const cuda_igemm_args &a, void *encode, int sms)
+static int hop_conv_pick(struct CUstream_st *s, const cuda_igemm_args &a, void *encode, int sms, int way)
 {
-    return hop_conv_columns(a.y.c) == 160 ? hop_conv_run<hop_conv_cfg<T, 160, 5> >(s, a, encode, sms)
-                                          : hop_conv_run<hop_conv_cfg<T, 128, 5> >(s, a, encode, sms);
+    switch (way) {
+    case 0: return hop_conv_by<T, 0>(s, a, encode, sms);
+    case 1: return hop_conv_by<T, 1>(s, a, encode, sms);
+    case 2: return hop_conv_by<T, 2>(s, a, encode, sms);
+    case 3: return hop_conv_by<T, 3>(s, a, encode, sms);
+    case 4: return hop_conv_by<T, 4>(s, a, encode, sms);
+    case 5: return hop_conv_by<T, 5>(s, a, encode, sms);
+    default: return hop_conv_by<T, 6>(s, a, encode, sms);
+    }
 }
 
-const char *cuda_conv_hopper_variant(const struct cuda_igemm_args *a, bool always)
+int cuda_conv_hopper_ways(const struct cuda_igemm_args *a, int sms, struct cuda_hopper_way way[CUDA_CONV_HOPPER_WAYS])
 {
-    if (!always || !hop_conv_serves(a)) return NULL;
-    return hop_conv_columns(a->y.c) == 160 ? "wgmma 128x160" : "wgmma 128x128";
+    double cost[CUDA_CONV_HOPPER_WAYS];
+    int n = 0;
+    if (!hop_conv_serves(a) || sms < 1) return 0;
+    for (int i = 0; i < CUDA_CONV_HOPPER_WAYS; i++) {
+        const hop_conv_way *w = &hop_conv_ways[i];
+        if (a->glu && !hop_conv_glu(w->bn)) continue;
+        double c = hop_conv_cost(a, w, sms);
+        int at = n++;
+        for (; at > 0 && c < cost[at - 1]; at--) way[at] = way[at - 1], cost[at] = cost[at - 1];
+        way[at].name = w->name, way[at].way = i, cost[at] = c;
+    }
+    return n;
 }
 
-int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, void *encode, int sms)
+int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, void *encode, int sms, int way)
 {
-    if (!hop_conv_serves(a) || !encode || sms < 1) return CUDA_K_UNSUPPORTED;
-    return a->x.t == DL_F16 ? hop_conv_pick<dl_half>(s, *a, encode, sms) : hop_conv_pick<dl_bf16>(s, *a, encode, sms);
+    if (!hop_conv_serves(a) || !encode || sms < 1 || way < 0 || way >= CUDA_CONV_HOPPER_WAYS) return CUDA_K_UNSUPPORTED;
+    if (a->glu && !hop_conv_glu(hop_conv_ways[way].bn)) return CUDA_K_UNSUPPORTED;
+    return a->x.t == DL_F16 ? hop_conv_pick<dl_half>(s, *a, encode, sms, way)
+                            : hop_conv_pick<dl_bf16>(s, *a, encode, sms, way);
 }

@@ -23,11 +23,20 @@ const char *cuda_attn_hopper_variant(const struct cuda_attn_args *a, bool always
 
 /* ---- hopper/conv.cu ---- */
 
-/* cuda_igemm (igemm.h) for 3 x 3 convolutions of stride 1 without enlargement. */
+/* A way to compute a product or convolution: tiles of pixels x columns ("wgmma 256x160"; "wgmma 2x128x160": two of
+ * them by turns). Names are unique and stay the same; `way` is for this build alone. */
+enum { CUDA_CONV_HOPPER_WAYS = 7 };
+struct cuda_hopper_way {
+    const char *name;
+    int way;
+};
+
+/* The ways to compute this (igemm.h), the one that is thought the fastest first; their number, 0: it is not served.
+ * Served: f16 and bf16 x with channels of x and y multiples of 8, all on 16 bytes; k up to 7; stride 1 or 2;
+ * enlargement by exactly 2. sms: multiprocessors. */
 struct cuda_igemm_args;
-int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, void *encode, int sms);
-/* "wgmma 128x160", pixels x channels; NULL: not served, as above. Only with `always`, until it has been measured. */
-const char *cuda_conv_hopper_variant(const struct cuda_igemm_args *a, bool always);
+int cuda_conv_hopper_ways(const struct cuda_igemm_args *a, int sms, struct cuda_hopper_way way[CUDA_CONV_HOPPER_WAYS]);
+int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, void *encode, int sms, int way);
 
 #ifdef __cplusplus
 }

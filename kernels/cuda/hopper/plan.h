@@ -1,22 +1,23 @@
-/* plan.h: what the Hopper tier's launches need, decided by pure host code (C++): which shapes it serves, which of them
- * it takes by itself, the tensor maps, sizes. Tested without a GPU in tests/simt/test_hopper.cpp.
+/* plan.h: what the Hopper attention's launches need, decided by pure host code (C++): which shapes it serves, which of
+ * them it takes by itself, the tensor maps, sizes. conv_plan.h beside it is the convolution's. Tested without a GPU in
+ * tests/simt/test_hopper.cpp.
  */
 #ifndef DL_HOPPER_PLAN_H
 #define DL_HOPPER_PLAN_H
 
 #include "kernels/cuda/dev/convert.cuh"
 #include "kernels/cuda/hopper/layout.h"
-#include "kernels/cuda/igemm.h"
 #include "kernels/cuda/kernels.h"
 
 /* A tensor map, as cuTensorMapEncodeTiled takes it: rank 4, 16-bit elements, 128-byte swizzle, zeros outside.
- * Dimensions from the innermost: channels of a head, heads, tokens, rows. */
+ * Dimensions from the innermost. */
 struct hop_map {
     void *base;
     uint64_t dim[4];
     uint64_t stride[3]; /* bytes, of dimensions 1..3 */
-    uint32_t box[4];    /* one copy: HOP_PANEL channels of one head, box[2] tokens, one row */
-    uint8_t t;          /* enum dl_type */
+    uint32_t box[4];    /* what one copy spans, of which it takes every step-th: box / step elements, rounded up */
+    uint32_t step[4];
+    uint8_t t; /* enum dl_type */
 };
 
 enum {
@@ -51,7 +52,7 @@ static inline struct hop_shape hop_shape_of(int d)
     return none;
 }
 
-/* x's map, `box` tokens a copy. */
+/* x's map: channels of a head, heads, tokens, rows; a copy is HOP_PANEL channels of one head of `box` tokens. */
 static inline struct hop_map hop_map_of(const dl_act *x, int heads, int box)
 {
     struct hop_map m;
@@ -61,6 +62,7 @@ static inline struct hop_map hop_map_of(const dl_act *x, int heads, int box)
     m.stride[0] = m.dim[0] * 2, m.stride[1] = (uint64_t)x->ld * 2, m.stride[2] = (uint64_t)x->rs * 2;
     if (x->n == 1) m.stride[2] = m.dim[2] * m.stride[1]; /* rs may be anything then */
     m.box[0] = HOP_PANEL, m.box[1] = 1, m.box[2] = (uint32_t)box, m.box[3] = 1;
+    for (int i = 0; i < 4; i++) m.step[i] = 1;
     return m;
 }
 
@@ -71,8 +73,10 @@ static inline bool hop_map_ok(const struct hop_map *m)
     for (int i = 0; i < 3; i++)
         if (m->stride[i] % 16 || m->stride[i] >= (uint64_t)1 << 40) return false;
     for (int i = 0; i < 4; i++)
-        if (m->dim[i] < 1 || m->dim[i] > (uint64_t)1 << 32 || m->box[i] < 1 || m->box[i] > 256) return false;
-    return m->box[0] * 2 <= HOP_ROW;
+        if (m->dim[i] < 1 || m->dim[i] > (uint64_t)1 << 32 || m->box[i] < 1 || m->box[i] > 256 || m->step[i] < 1 ||
+            m->step[i] > 8)
+            return false;
+    return m->box[0] * 2 <= HOP_ROW && m->step[0] == 1;
 }
 
 /* Tiles of queries of one head and row; tiles of all, which the blocks share. */
@@ -97,69 +101,6 @@ static inline bool hop_attn_serves(const struct cuda_attn_args *a)
 static inline bool hop_attn_pays(const struct cuda_attn_args *a)
 {
     return (int64_t)a->q.h * a->q.w >= HOP_PAYS && (int64_t)a->k.h * a->k.w >= HOP_PAYS;
-}
-
-/* ---- convolution, 3 x 3, stride 1 ---- */
-
-/* A tile's pixels: h rows of w pixels of n images. */
-struct hop_box {
-    int32_t w, h, n;
-};
-
-static inline int hop_ratio(int64_t a, int64_t b) { return (int)((a + b - 1) / b); }
-
-/* HOP_BM of them, for images of w x h. */
-static inline hop_box hop_box_of(int w, int h)
-{
-    hop_box b;
-    b.w = w <= 8 ? 8 : 16;
-    b.h = h <= 8 ? 8 : HOP_BM / b.w;
-    b.n = HOP_BM / (b.w * b.h);
-    return b;
-}
-
-/* Maps of an image [n][h][w][c] and of weights [out][taps][c], so many outputs a copy. */
-static inline hop_map hop_map_image(const dl_act *x, hop_box box)
-{
-    hop_map m;
-    m.base = x->p, m.t = x->t;
-    m.dim[0] = (uint64_t)x->c, m.dim[1] = (uint64_t)x->w, m.dim[2] = (uint64_t)x->h, m.dim[3] = (uint64_t)x->n;
-    m.stride[0] = (uint64_t)x->ld * 2, m.stride[1] = m.stride[0] * m.dim[1];
-    m.stride[2] = x->n == 1 ? m.stride[1] * m.dim[2] : (uint64_t)x->rs * 2;
-    m.box[0] = HOP_PANEL, m.box[1] = (uint32_t)box.w, m.box[2] = (uint32_t)box.h, m.box[3] = (uint32_t)box.n;
-    return m;
-}
-
-static inline hop_map hop_map_weight(const void *w, int t, int c, int taps, int out, int box)
-{
-    hop_map m;
-    m.base = const_cast<void *>(w), m.t = (uint8_t)t;
-    m.dim[0] = (uint64_t)c, m.dim[1] = (uint64_t)taps, m.dim[2] = (uint64_t)out, m.dim[3] = 1;
-    m.stride[0] = m.dim[0] * 2, m.stride[1] = m.stride[0] * m.dim[1], m.stride[2] = m.stride[1] * m.dim[2];
-    m.box[0] = HOP_PANEL, m.box[1] = 1, m.box[2] = (uint32_t)box, m.box[3] = 1;
-    return m;
-}
-
-/* Channels of a tile: 160 where that leaves none over (320, 640, 960, 1280), else 128. */
-static inline int hop_conv_columns(int out) { return out % 160 == 0 ? 160 : 128; }
-
-static inline int64_t hop_conv_work(const struct cuda_igemm_args *a)
-{
-    hop_box b = hop_box_of(a->y.w, a->y.h);
-    return (int64_t)hop_ratio(a->y.w, b.w) * hop_ratio(a->y.h, b.h) * hop_ratio(a->y.n, b.n) *
-           hop_ratio(a->y.c, hop_conv_columns(a->y.c));
-}
-
-/* Whether the Hopper convolution computes this. */
-static inline bool hop_conv_serves(const struct cuda_igemm_args *a)
-{
-    const dl_act *x = &a->x, *y = &a->y;
-    if (a->k != 3 || a->stride != 1 || a->up || a->glu || (x->t != DL_F16 && x->t != DL_BF16)) return false;
-    if (x->h != y->h || x->w != y->w || x->n != y->n || !k_act_ok(x) || !k_act_ok(y) || !k_float(y->t)) return false;
-    if (!k_ptr_ok(a->w) || !k_ptr_ok(a->bias) || !k_vec_ok(&a->add) || !k_vec_ok(&a->gate)) return false;
-    if (a->res.p && !(k_act_ok(&a->res) && k_float(a->res.t))) return false;
-    hop_map m = hop_map_image(x, hop_box_of(y->w, y->h)), w = hop_map_weight(a->w, x->t, x->c, 9, y->c, 128);
-    return hop_map_ok(&m) && hop_map_ok(&w) && hop_conv_work(a) <= INT32_MAX;
 }
 
 #endif

@@ -1,0 +1,199 @@
+/* Products and convolutions of the Hopper tier without a Hopper: plans, and every way of computing them from the
+ * kernel's own source over the emulation of tests/simt/hopper.h, against plain loops in double written from igemm.h. */
+#include "tests/simt/check.h"
+#include "tests/simt/hopper.h"
+
+#include "kernels/cuda/hopper/conv_plan.h"
+
+enum { UP = 1, GLU = 2, BIAS = 4, VECS = 8, RES = 16, IN_PLACE = 32, ALL = BIAS | VECS | RES };
+
+struct conv_case {
+    const char *name;
+    int t, ty, n, h, w, in, out, k, stride, fn, parts; /* h, w: of x */
+    int pad;                                           /* elements after a pixel; 3 pad after an image (t_act) */
+    int sms;
+};
+
+static const conv_case cases[] = {
+    {"8 -> 8, 3 x 5 pixels", DL_F16, DL_F16, 1, 3, 5, 8, 8, 3, 1, DL_NONE, 0, 0, 2},
+    {"64 -> 128, 16 x 16", DL_F16, DL_F16, 1, 16, 16, 64, 128, 3, 1, DL_NONE, BIAS, 0, 2},
+    {"24 -> 336, 9 x 17, all parts", DL_BF16, DL_BF16, 2, 9, 17, 24, 336, 3, 1, DL_SILU, ALL, 8, 2},
+    {"40 -> 136, 8 x 8 of three images", DL_F16, DL_F32, 3, 8, 8, 40, 136, 3, 1, DL_NONE, ALL, 0, 3},
+    {"72 -> 24, 5 images, one block", DL_BF16, DL_F32, 5, 16, 14, 72, 24, 3, 1, DL_GELU, BIAS, 0, 1},
+    {"stride 2, odd", DL_F16, DL_F16, 2, 13, 37, 72, 40, 3, 2, DL_NONE, BIAS | RES, 8, 1},
+    {"stride 2, even", DL_BF16, DL_BF16, 1, 16, 16, 16, 168, 3, 2, DL_NONE, 0, 0, 2},
+    {"enlarged", DL_F16, DL_F16, 2, 5, 9, 72, 40, 3, 1, DL_NONE, UP | BIAS, 8, 1},
+    {"enlarged, no taps", DL_BF16, DL_F16, 1, 4, 4, 16, 8, 1, 1, DL_NONE, UP, 0, 1},
+    {"5 x 5", DL_F16, DL_F16, 1, 6, 7, 8, 16, 5, 1, DL_NONE, 0, 0, 1},
+    {"2 x 2", DL_F16, DL_F32, 1, 6, 7, 8, 16, 2, 1, DL_NONE, 0, 0, 1},
+    {"1 x 1, stride 2", DL_F16, DL_F16, 1, 7, 9, 24, 16, 1, 2, DL_NONE, 0, 0, 1},
+    {"product, images without gaps", DL_F16, DL_BF16, 3, 10, 11, 200, 304, 1, 1, DL_GELU_TANH, ALL, 0, 2},
+    {"product, gaps", DL_BF16, DL_BF16, 2, 1, 77, 72, 520, 1, 1, DL_QUICK_GELU, ALL, 8, 1},
+    {"product, one row", DL_F16, DL_F32, 1, 1, 1, 320, 648, 1, 1, DL_SILU, BIAS, 0, 3},
+    {"product, in place", DL_F16, DL_F16, 1, 1, 300, 64, 64, 1, 1, DL_NONE, BIAS | RES | IN_PLACE, 0, 1},
+    {"GLU", DL_F16, DL_F16, 1, 1, 150, 72, 200, 1, 1, DL_GELU, GLU | BIAS, 0, 1},
+    {"GLU, all parts, gaps", DL_BF16, DL_BF16, 2, 5, 30, 136, 72, 1, 1, DL_GELU, GLU | ALL, 8, 2},
+    {"GLU without activation", DL_BF16, DL_F32, 3, 1, 90, 64, 128, 1, 1, DL_NONE, GLU, 0, 1},
+};
+
+static cuda_igemm_args args_of(const conv_case &k, dl_act *w)
+{
+    cuda_igemm_args a = cuda_igemm_args();
+    int rows = k.parts & GLU ? 2 * k.out : k.out, yh = k.h, yw = k.w;
+    if (k.parts & UP) yh *= 2, yw *= 2;
+    if (k.stride == 2) yh = (yh + 1) / 2, yw = (yw + 1) / 2;
+    *w = t_random(t_act(k.t, 1, 1, rows * k.k * k.k, k.in, 0), 0, 0.2);
+    a.x = t_random(t_act(k.t, k.n, k.h, k.w, k.in, k.pad), 0, 1), a.y = t_act(k.ty, k.n, yh, yw, k.out, k.pad);
+    a.w = w->p, a.k = k.k, a.stride = k.stride, a.fn = k.fn, a.up = k.parts & UP, a.glu = k.parts & GLU;
+    if (k.parts & BIAS) a.bias = t_floats(rows, 0, 1);
+    if (k.parts & VECS) {
+        a.scale = 0.5f;
+        a.add = t_vec(k.t, 1, k.n, k.out, 0, 1), a.gate = t_vec(DL_F32, 1, k.n, k.out, 0.5, 1);
+    }
+    if (k.parts & RES) a.res = t_random(t_act(k.ty, k.n, yh, yw, k.out, 2 * k.pad), 0, 1);
+    return a;
+}
+
+/* Row `o` of the weight and pixel p of image n: their sum, and the bias. */
+static val sum_of(const cuda_igemm_args &a, const dl_act &w, int n, int p, int o)
+{
+    val s = {0, 0};
+    double big = 0;
+    int h = a.up ? a.y.h : a.x.h, wide = a.up ? a.y.w : a.x.w;
+    for (int tap = 0; tap < a.k * a.k; tap++) {
+        int y = p / a.y.w * a.stride + tap / a.k - a.k / 2, x = p % a.y.w * a.stride + tap % a.k - a.k / 2;
+        if (y < 0 || x < 0 || y >= h || x >= wide) continue;
+        if (a.up) y /= 2, x /= 2;
+        for (int c = 0; c < a.x.c; c++) {
+            double v = t_at(a.x, n, y * a.x.w + x, c) * t_at(w, 0, o * a.k * a.k + tap, c);
+            s.v += v, big += fabs(v);
+        }
+    }
+    s.e = C_ACC * u_acc * big;
+    if (a.bias) s.v += (double)a.bias[o];
+    return s;
+}
+
+static std::vector<val> want_of(const cuda_igemm_args &a, const dl_act &w)
+{
+    std::vector<val> want;
+    for (int n = 0; n < a.y.n; n++)
+        for (int p = 0; p < a.y.h * a.y.w; p++)
+            for (int o = 0; o < a.y.c; o++) {
+                val s = sum_of(a, w, n, p, o);
+                if (a.glu) {
+                    val g = t_fn(a.fn, sum_of(a, w, n, p, a.y.c + o));
+                    s.e = fabs(s.v) * g.e + fabs(g.v) * s.e + s.e * g.e + u_acc * fabs(s.v * g.v), s.v *= g.v;
+                } else {
+                    s = t_fn(a.fn, s);
+                }
+                double gate = a.gate.p ? t_vec_at(a.gate, 0, n, o) : 1, scale = a.scale != 0 ? (double)a.scale : 1;
+                double add = a.add.p ? t_vec_at(a.add, 0, n, o) : 0, res = a.res.p ? t_at(a.res, n, p, o) : 0;
+                double sizes = (fabs(s.v) + fabs(add)) * fabs(gate) + fabs(res);
+                s.v = ((s.v + add) * gate + res) * scale;
+                s.e = (s.e * fabs(gate) + C_ACC * u_acc * sizes) * fabs(scale);
+                want.push_back(s);
+            }
+    return want;
+}
+
+static void every_way(void **)
+{
+    simt_cc = 90;
+    for (const conv_case &k : cases) {
+        dl_act w;
+        cuda_igemm_args a = args_of(k, &w);
+        std::vector<val> want = want_of(a, w);
+        cuda_hopper_way way[CUDA_CONV_HOPPER_WAYS];
+        int n = cuda_conv_hopper_ways(&a, k.sms, way);
+        assert_int_equal(n, k.parts & GLU ? 4 : CUDA_CONV_HOPPER_WAYS);
+        for (int i = 0; i < n; i++) {
+            a.y = t_act(k.ty, a.y.n, a.y.h, a.y.w, a.y.c, k.pad);
+            cuda_igemm_args b = a;
+            if (k.parts & IN_PLACE) {
+                memcpy(a.y.p, a.res.p, (size_t)dl_act_bytes(a.y));
+                b.res = a.y;
+            }
+            char name[80];
+            snprintf(name, sizeof name, "%s%s", k.name, i ? "" : " (first)");
+            t_ran(name, cuda_conv_hopper(nullptr, &b, &b, k.sms, way[i].way));
+            t_compare(name, way[i].name, a.y, want);
+        }
+        simt_free_all();
+    }
+    simt_cc = 80;
+}
+
+/* ---- plans ---- */
+
+static void boxes(void **)
+{
+    for (int stride = 1; stride <= 2; stride++)
+        for (int bm = 128; bm <= 256; bm += 128)
+            for (int w = 1; w < 70; w += 3)
+                for (int h = 1; h < 70; h += 3) {
+                    hop_box v = {w, h, 3}, b = hop_box_of(v, bm, stride);
+                    assert_int_equal(b.w * b.h * b.n, bm);
+                    assert_true(b.w * stride <= 256 && b.h * stride <= 256);
+                    hop_box plain = {16, bm / 16, 1};
+                    assert_true(hop_boxes(v, b) <= hop_boxes(v, plain));
+                }
+    hop_box line = {1000, 1, 1}, tiny = {4, 4, 8}, b = hop_box_of(line, 256, 1);
+    assert_true(b.w == 256 && b.h == 1 && b.n == 1);
+    b = hop_box_of(tiny, 128, 1);
+    assert_true(b.w == 4 && b.h == 4 && b.n == 8);
+}
+
+static void plans(void **)
+{
+    cuda_hopper_way way[CUDA_CONV_HOPPER_WAYS];
+    cuda_igemm_args a = cuda_igemm_args();
+    a.x = t_act(DL_F16, 2, 8, 8, 320, 0), a.y = t_act(DL_F16, 2, 8, 8, 640, 0);
+    a.w = simt_alloc(16), a.k = 3, a.stride = 1;
+    assert_int_equal(cuda_conv_hopper_ways(&a, 132, way), CUDA_CONV_HOPPER_WAYS);
+    for (int i = 0; i < CUDA_CONV_HOPPER_WAYS; i++)
+        for (int j = 0; j < i; j++) assert_true(strcmp(way[i].name, way[j].name) && way[i].way != way[j].way);
+    cuda_igemm_args b = a;
+    b.y.n = 1;
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+    b = a, b.stride = 3;
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+    b = a, b.up = true; /* not by 2 */
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+    b = a, b.glu = true;
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+    b = a, b.x.t = DL_F32;
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+    b = a, b.x.c = 4;
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+    b = a, b.k = 1, b.y.w = 7;
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+    b = a, b.bias = (const float *)((const char *)a.w + 4);
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+    assert_int_equal(cuda_conv_hopper(nullptr, &b, &b, 1, 0), CUDA_K_UNSUPPORTED);
+    assert_int_equal(cuda_conv_hopper(nullptr, &a, nullptr, 1, 0), CUDA_K_UNSUPPORTED);
+    assert_int_equal(cuda_conv_hopper(nullptr, &a, &a, 1, CUDA_CONV_HOPPER_WAYS), CUDA_K_UNSUPPORTED);
+    b = a, b.k = 1, b.glu = true;
+    for (int i = 0; i < CUDA_CONV_HOPPER_WAYS; i++)
+        if (strstr(hop_conv_ways[i].name, "160"))
+            assert_int_equal(cuda_conv_hopper(nullptr, &b, &b, 1, i), CUDA_K_UNSUPPORTED);
+
+    /* What looks best: large tiles for many pixels; no tile of 256 columns for 320; small tiles for little work. */
+    a.x = t_act(DL_F16, 1, 1, 1, 320, 0), a.y = a.x;
+    a.x.w = a.y.w = a.x.h = a.y.h = 128, a.x.n = a.y.n = 4, a.x.rs = a.y.rs = 128 * 128 * 320;
+    assert_true(cuda_conv_hopper_ways(&a, 132, way) > 0);
+    assert_string_equal(way[0].name, "wgmma 256x160");
+    a.x.w = a.y.w = a.x.h = a.y.h = 16, a.x.n = a.y.n = 1;
+    assert_true(cuda_conv_hopper_ways(&a, 132, way) > 0);
+    assert_string_equal(way[0].name, "wgmma 128x128");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(boxes),
+        cmocka_unit_test_teardown(plans, t_clear),
+        cmocka_unit_test_teardown(every_way, t_clear),
+    };
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
