@@ -28,7 +28,7 @@ extern "C" {
 
 struct CUstream_st; /* cudaStream_t is a pointer to it */
 
-enum { CUDA_K_UNSUPPORTED = -1, CUDA_WAYS = 16 /* ways to compute one thing, at most */ };
+enum { CUDA_K_UNSUPPORTED = -1, CUDA_WAYS = 24 /* ways to compute one thing, at most */ };
 
 /* ---- norm.cu ---- */
 

@@ -40,8 +40,8 @@ void cuda_tune_each(struct dl_ctx *c, void (*each)(void *user, const char *key, 
 /* The option `way`, see struct dl_backend. */
 void cuda_tune_way(struct dl_ctx *c, int n);
 
-/* Runs ways 0 .. n-1 of one thing, each several times, on the stream of the ops; returns the fastest, or -1 where none
- * ran. go enqueues a way and returns false where it cannot. */
+/* Runs ways 0 .. n-1 of one thing (at most CUDA_WAYS), each several times, on the stream of the ops; returns the
+ * fastest, or -1 where none ran. go enqueues a way and returns false where it cannot. */
 int cuda_tune_race(struct dl_ctx *c, int n, bool (*go)(void *user, int way), void *user);
 
 /* Which of n named ways (the best guess first) serves a key: the choice made before; in an eager run
