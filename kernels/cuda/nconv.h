@@ -1,4 +1,4 @@
-/* nconv.h: group norm, activation and 3 x 3 convolution in one pass over x; launch functions in the manner of kernels.h.
+/* nconv.h: group norm, activation and 3 x 3 convolution in one pass; launch functions in the manner of kernels.h.
  *
  * y[n][pixel][out] = epi(sum over taps and channels of w . fn(norm(x))): what cuda_norm into scratch and cuda_igemm do,
  * where the normalised x is neither written nor read nine times. The normalised value is rounded to x's type before it

@@ -14,6 +14,7 @@
  * Traps: cuda_norm's a x + b cancels where |mean| >> std, as any one-multiply form does; the test's bound counts it.
  */
 #include "kernels/cuda/dev/epilogue.cuh"
+#include "kernels/cuda/dev/norm.cuh"
 #include "kernels/cuda/dev/reduce.cuh"
 
 /* ---- layer norm ---- */
@@ -289,19 +290,10 @@ template <int V> __global__ void __launch_bounds__(K_THREADS) norm_kernel(cuda_n
 {
     DL_DYN_SHARED(float, ka); /* [c] a, [c] b */
     dl_sptr<float> kb = ka + a.x.c;
-    int step = k_step(a.step), size = a.x.c / a.groups;
+    int step = k_step(a.step);
     for (int c = (int)threadIdx.x; c < a.x.c; c += K_THREADS) {
-        const float *mr = a.mean_rstd + (blockIdx.y * (int64_t)a.groups + c / size) * 2;
-        float k = dl_ld(mr + 1) * (a.gamma ? dl_ld(a.gamma + c) : 1), v;
-        float b = (a.beta ? dl_ld(a.beta + c) : 0) - dl_ld(mr) * k;
-        if (a.scale.p) {
-            k_load_vec<1>(&v, a.scale, step, blockIdx.y, c);
-            k *= 1 + v, b *= 1 + v;
-        }
-        if (a.shift.p) {
-            k_load_vec<1>(&v, a.shift, step, blockIdx.y, c);
-            b += v;
-        }
+        float k, b;
+        k_norm_affine(a, step, blockIdx.y, c, &k, &b);
         ka[c] = k;
         kb[c] = b;
     }
