@@ -62,7 +62,7 @@ template <class T_, int BOXES_, int TN_, int WARPS_M_, int WARPS_N_, int STAGES_
     static_assert(BOXES % 2 == 0 && WM % 16 == 0 && WN % 16 == 0 && PART % WM == 0 && 8 % MI == 0, "whole fragments");
     static_assert(PIECES + STAGES - 1 <= 9, "a slice's halo is ready when its first tap comes");
     static_assert(BOXES <= 4, "two bits a box");
-    static_assert(PART * PITCH * 4 <= (int)SMEM && (int)SMEM <= 99 << 10, "fits");
+    static_assert(PART * PITCH * 4 + BOXES * 16 <= (int)SMEM && (int)SMEM <= 99 << 10, "fits");
 };
 
 struct nconv_job {
@@ -76,31 +76,29 @@ struct nconv_job {
     int32_t columns, slices;  /* tiles of outputs; slices of channels */
 };
 
-/* Box `box` of all: its image and the output pixel that it begins with. */
-struct nconv_place {
-    int32_t image, y, x;
-};
-
-__device__ __forceinline__ nconv_place nconv_place_of(const nconv_job &a, int32_t box)
+/* The block's boxes to shared memory, [BOXES]: image (-1: no such box), y and x of the first output pixel. */
+template <class C> __device__ __forceinline__ void nconv_boxes(const nconv_job &a, dl_sptr<uint4> at, int32_t box0)
 {
-    nconv_place at;
-    at.image = box / a.per;
-    int32_t rest = box - at.image * a.per, down = rest / a.across;
-    at.y = down * 8, at.x = (rest - down * a.across) * 8;
-    return at;
+    int32_t i = (int32_t)threadIdx.x, box = box0 + i;
+    if (i >= C::BOXES) return;
+    int32_t image = box / a.per, rest = box - image * a.per, down = rest / a.across;
+    at[i] = make_uint4((uint32_t)(box < a.boxes ? image : -1), (uint32_t)down * 8,
+                       (uint32_t)(rest - down * a.across) * 8, 0);
 }
 
 /* Where in x halo pixel `pixel` of a block lies, in units of 8 elements; -1: in the padding, or nowhere. */
-__device__ __forceinline__ int32_t nconv_source(const nconv_job &a, int32_t box0, int32_t pixel, int32_t halo)
+template <class C>
+__device__ __forceinline__ int32_t nconv_source(const nconv_job &a, dl_sptr<uint4> boxes, int32_t pixel)
 {
-    int32_t box = pixel / 100, rest = pixel - box * 100;
-    if (pixel >= halo || box0 + box >= a.boxes) return -1;
-    nconv_place at = nconv_place_of(a, box0 + box);
-    int32_t y = at.y + rest / NCONV_ROW - 1, x = at.x + rest % NCONV_ROW - 1, h = a.e.y.h, w = a.e.y.w;
-    if (y < 0 || x < 0 || y >= h || x >= w) return -1;
-    if (h != a.x.h) y = (int32_t)((int64_t)y * a.x.h / h);
-    if (w != a.x.w) x = (int32_t)((int64_t)x * a.x.w / w);
-    return (int32_t)(k_at(a.x, at.image, (int64_t)y * a.x.w + x, 0) / 8);
+    if (pixel >= C::HALO) return -1;
+    uint4 box = boxes[pixel / 100];
+    int32_t rest = pixel % 100, h = a.e.y.h, w = a.e.y.w;
+    int32_t image = (int32_t)box.x;
+    int32_t y = (int32_t)box.y + rest / NCONV_ROW - 1, x = (int32_t)box.z + rest % NCONV_ROW - 1;
+    if (image < 0 || y < 0 || x < 0 || y >= h || x >= w) return -1;
+    if (h != a.x.h) y = y * a.x.h / h;
+    if (w != a.x.w) x = x * a.x.w / w;
+    return image * (int32_t)(a.x.rs / 8) + (y * a.x.w + x) * (int32_t)(a.x.ld / 8);
 }
 
 /* Rows of 64 bytes: piece `piece` (of 4) of 16 bytes lies at this one, in which any 8 pixels side by side, and any 8
@@ -135,11 +133,11 @@ __device__ __forceinline__ void nconv_fetch(const nconv_job &a, dl_sptr<typename
     dl_cp_async16(halo + nconv_slot<C>(t), real ? x + (int64_t)from * 8 + c : x, real);
 }
 
-/* Normalises the piece in place, once it has come. images: two bits a box, how far its image is from the first's. */
+/* Normalises the piece in place, once it has come. images: the first box's image times 256, and how far box b's is from
+ * it in bits 2 b and 2 b + 1. */
 template <class C>
 __device__ __forceinline__ void nconv_finish(const nconv_job &a, dl_sptr<typename C::T> halo,
-                                             const int32_t source[C::PIECES], int32_t t, int32_t slice, int32_t image0,
-                                             uint32_t images)
+                                             const int32_t source[C::PIECES], int32_t t, int32_t slice, uint32_t images)
 {
     typedef typename C::T T;
     int32_t c = slice * NCONV_TK + ((int32_t)threadIdx.x & 3) * 8;
@@ -152,8 +150,9 @@ __device__ __forceinline__ void nconv_finish(const nconv_job &a, dl_sptr<typenam
     k_unpack2(v + 4, u.z, T());
     k_unpack2(v + 6, u.w, T());
     if (a.table) {
-        int32_t box = (((int32_t)threadIdx.x >> 2) + t * C::PIXELS) / 100, image = image0 + (images >> 2 * box & 3);
-        const float *ab = a.table + (int64_t)image * 2 * a.x.c + c;
+        int32_t box = (((int32_t)threadIdx.x >> 2) + t * C::PIXELS) / 100;
+        int64_t image = (images >> 8) + (images >> 2 * box & 3);
+        const float *ab = a.table + image * 2 * a.x.c + c;
         float k[8], b[8];
         k_load<8>(k, ab);
         k_load<8>(b, ab + a.x.c);
@@ -223,8 +222,10 @@ __device__ __forceinline__ void nconv_store(const nconv_job &a, const float acc[
 {
     const int32_t lane = (int32_t)threadIdx.x & 31, warp = (int32_t)threadIdx.x >> 5;
     const int32_t wm = warp / C::WARPS_N, wn = warp % C::WARPS_N, step = k_step(a.e.step);
+    dl_sptr<uint4> boxes = dl_scast<uint4>(sums + C::PART * C::PITCH);
     for (int32_t part = 0; part < C::TM / C::PART; part++) {
         __syncthreads();
+        if (part == 0) nconv_boxes<C>(a, boxes, box0);
         if (wm / C::PER == part) {
             int32_t row = wm % C::PER * C::WM + (lane >> 2), column = wn * C::WN + (lane & 3) * 2;
             dl_sptr<float2> to = dl_scast<float2>(sums + row * C::PITCH + column);
@@ -239,17 +240,15 @@ __device__ __forceinline__ void nconv_store(const nconv_job &a, const float acc[
         __syncthreads();
         for (int32_t item = (int32_t)threadIdx.x; item < C::PART * (C::TN / 8); item += C::THREADS) {
             int32_t row = item / (C::TN / 8), c = item % (C::TN / 8) * 8, m = part * C::PART + row;
-            int32_t box = box0 + (m >> 7) * 2 + ((m >> 3) & 1); /* 16 rows: a row of pixels of two boxes */
-            if (box >= a.boxes || n0 + c >= a.e.y.c) continue;
-            nconv_place at = nconv_place_of(a, box);
-            at.y += (m >> 4) & 7, at.x += m & 7;
-            if (at.y >= a.e.y.h || at.x >= a.e.y.w) continue;
+            uint4 box = boxes[(m >> 7) * 2 + ((m >> 3) & 1)]; /* 16 rows: a row of pixels of two boxes */
+            int32_t image = (int32_t)box.x, y = (int32_t)box.y + ((m >> 4) & 7), x = (int32_t)box.z + (m & 7);
+            if (image < 0 || y >= a.e.y.h || x >= a.e.y.w || n0 + c >= a.e.y.c) continue;
             dl_sptr<float4> from = dl_scast<float4>(sums + row * C::PITCH + c);
             float4 lo = from[0], hi = from[1];
             float v[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
-            int64_t pixel = (int64_t)at.y * a.e.y.w + at.x;
-            k_epi<8>(a.e, step, at.image, pixel, n0 + c, v, v);
-            k_store_t<8>(a.e.y.p, a.e.y.t, k_at(a.e.y, at.image, pixel, n0 + c), v);
+            int64_t pixel = (int64_t)y * a.e.y.w + x;
+            k_epi<8>(a.e, step, image, pixel, n0 + c, v, v);
+            k_store_t<8>(a.e.y.p, a.e.y.t, k_at(a.e.y, image, pixel, n0 + c), v);
         }
     }
 }
@@ -265,11 +264,18 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) ncon
     const int32_t n0 = ((int32_t)blockIdx.x - tile * a.columns) * C::TN;
     const bool raw = !a.table && !a.fn;
 
-    int32_t source[C::PIECES], image0 = box0 / a.per;
-    uint32_t images = 0;
+    dl_sptr<uint4> boxes = dl_scast<uint4>(halo); /* until the first copies */
+    nconv_boxes<C>(a, boxes, box0);
+    __syncthreads();
+    int32_t source[C::PIECES];
+    uint4 box = boxes[0];
+    const uint32_t image0 = box.x;
+    uint32_t images = image0 << 8; /* nconv_finish */
 #pragma unroll
-    for (int p = 0; p < C::PIECES; p++) source[p] = nconv_source(a, box0, (tid >> 2) + p * C::PIXELS, C::HALO);
-    for (int b = 1; b < C::BOXES; b++) images |= (uint32_t)((box0 + b) / a.per - image0) << 2 * b;
+    for (int p = 0; p < C::PIECES; p++) source[p] = nconv_source<C>(a, boxes, (tid >> 2) + p * C::PIXELS);
+#pragma unroll
+    for (int b = 1; b < C::BOXES; b++) box = boxes[b], images |= ((box.x - image0) & 3) << 2 * b;
+    __syncthreads();
 
     /* Groups of copies in order: that of tap i of all has its weights, and the piece of the slice after it which was
      * begun with it. */
@@ -281,7 +287,8 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) ncon
     }
     dl_cp_wait<C::STAGES - 2>();
     if (!raw)
-        for (int p = 0; p < C::PIECES; p++) nconv_finish<C>(a, halo, source, p, 0, image0, images);
+#pragma unroll 1
+        for (int p = 0; p < C::PIECES; p++) nconv_finish<C>(a, halo, source, p, 0, images);
 
     const int32_t row0 = wm * C::MI, half = (lane >> 3) & 1;
     const int32_t a0 = ((row0 >> 3) * 2 + half) * NCONV_BOX + (row0 & 7) * NCONV_ROW * NCONV_TK;
@@ -310,7 +317,7 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) ncon
             nconv_multiply<C>(acc, &o);
             int32_t ready = tap - (C::STAGES - 1);
             if (!raw && more && ready >= 0 && ready < C::PIECES)
-                nconv_finish<C>(a, next, source, ready, slice + 1, image0, images);
+                nconv_finish<C>(a, next, source, ready, slice + 1, images);
             stage = stage == C::STAGES - 1 ? 0 : stage + 1;
         }
     }
@@ -343,9 +350,10 @@ static bool nconv_serves(const cuda_nconv_args *a)
         c->y.h < 1 || c->y.w < 1 || (!c->up && (c->x.h != c->y.h || c->x.w != c->y.w)))
         return false;
     if (a->mean_rstd && (a->groups < 1 || c->x.c % a->groups)) return false;
-    /* What the kernel counts in 32 bits: pixels of x in units of 8 elements, weights, blocks. */
+    /* What the kernel counts in 32 bits: x in units of 8 elements, pixels times pixels, weights, blocks. */
     int64_t boxes = (int64_t)c->y.n * nconv_count(c->y.h, 8) * nconv_count(c->y.w, 8);
-    return c->x.n * (c->x.rs / 8) < INT32_MAX && c->x.h * (int64_t)c->x.w * (c->x.ld / 8) < INT32_MAX &&
+    return c->x.n * (c->x.rs / 8) + c->x.h * (int64_t)c->x.w * (c->x.ld / 8) < INT32_MAX &&
+           c->y.h * (int64_t)c->x.h < INT32_MAX && c->y.w * (int64_t)c->x.w < INT32_MAX &&
            (c->y.c + 256) * (int64_t)9 * c->x.c < INT32_MAX && boxes * nconv_count(c->y.c, 64) < INT32_MAX;
 }
 
