@@ -8,26 +8,27 @@
  *     a pixel. A fragment's 16 pixels are one row of two boxes. The next slice is copied there (cp.async, zeros in the
  *     padding) during the first taps of this one, a piece of 16 bytes a thread and tap; STAGES - 1 taps later the
  *     thread normalises its own piece in place, a x + b with a and b of a table [n][2][in] that a first small kernel
- *     makes: with it a piece costs two dependent reads, without it about a hundred instructions more. Padding stays
- *     zero. Weights come a tap at a time through STAGES stages. The sums go through shared memory to the epilogue, 64
- *     pixels at a time. Rows of 64 bytes are swizzled: nconv_piece.
- * Budget, computed for one slice of a block. clk: at 1,024 multiply-adds a clock and multiprocessor (sm_80; GeForce
- *     sm_86 and 89 with f32 sums: 256, so four times as long); L2: bytes a clock at that rate; ldm: bytes a clock that
- *     ldmatrix reads, of 128 that there are; registers on sm_80, 86, 89 (90a, 120: at most 252), no spills:
+ *     makes: two dependent reads a piece, where statistics, gamma, beta, scale and shift would be about a hundred
+ *     instructions more. Padding stays zero. Weights come a tap at a time through STAGES stages. The sums go through
+ *     shared memory to the epilogue, 64 pixels at a time. Rows of 64 bytes are swizzled: nconv_piece.
+ * Budget, computed. clk: of one slice of a block at 1,024 multiply-adds a clock and multiprocessor (sm_80; with f32 sums
+ *     256 on GeForce of sm_86, 89 and 120, 512 on A6000); L2: KB of a slice, and bytes a clock at that rate; ldm: bytes
+ *     a clock that ldmatrix reads, of 128 that there are; i: instructions that a warp issues for one m16n8k16 product
+ *     (SiLU; sm_80's takes the tensor core 8 clk, GeForce's 32); registers on sm_80, 86, 89 (90a and 120: at most 246);
+ *     nothing spilled:
  *
- *       pixels x outputs    warps      stages   shared    blocks    registers    clk    L2 KB   L2     ldm
- *       128 x 160           4 of 64 x 80    2   45.0 KB   2              241   5,760    102.5   18.2    58
- *       128 x 128           8 of 64 x 32    3   49.0 KB   2              128   4,608     84.5   18.8    96
- *       128 x 128 wide      4 of 64 x 64    3   49.0 KB   2              221   4,608     84.5   18.8    64
- *       128 x 96            4 of 64 x 48    3   43.0 KB   2              188   3,456     66.5   19.7    75
- *       128 x 64            4 of 64 x 32    3   37.0 KB   2 (sm_80 4)    127   2,304     48.5   21.6    96
- *       256 x 128           8 of 64 x 64    3   74.0 KB   1              219   9,216     97.0   10.8    64
+ *       pixels x outputs   warps       stages   shared    blocks   registers     clk     L2 KB    L2    ldm    i
+ *       128 x 160          4 of 64 x 80     2   45.0 KB   2              242   5,760     102.5   18.2    58   4.0
+ *       128 x 128          8 of 64 x 32     3   49.0 KB   2              128   4,608      84.5   18.8    96   5.1
+ *       128 x 128 wide     4 of 64 x 64     3   49.0 KB   2              221   4,608      84.5   18.8    64   4.1
+ *       128 x 96           4 of 64 x 48     3   43.0 KB   2              188   3,456      66.5   19.7    75   5.0
+ *       128 x 64           4 of 64 x 32     3   37.0 KB   2, 4 (80)      128   2,304      48.5   21.6    96   7.5
+ *       256 x 128          8 of 64 x 64     3   74.0 KB   1              219   9,216      97.0   10.8    64   4.0
  *
- *     igemm.cu's 128 x 128: 144 KB, 32 bytes a clock, and ldmatrix as the second line. A and weights of one slice: 12.5
- *     KB for two boxes, where nine reads are 72 KB. Normalising 200 pixels: 25 warp-wide pieces of about 130
- *     instructions, so 810 issue slots of each of 4 schedulers, where the products with their loads take about 800, and
- *     2 x 6,400 results of the special function unit at 16 a clock, 800 clk: beside the tensor cores' 4,608. Each
- *     column of tiles repeats that. Copies are 1.56 times the pixels.
+ *     For igemm.cu's 128 x 128: 144 KB, 32 bytes a clock, ldm 96. Of a slice's bytes 12.5 KB are two boxes of x, where
+ *     nine reads are 72. Normalising their 200 pixels: 25 warp-wide pieces of about 150 instructions, copies included,
+ *     and 2 x 6,400 results of the special function unit at 16 a clock, 800 clk, beside the tensor cores. Each column of
+ *     tiles repeats that. The rims make 1.56 times the pixels.
  * Speed: not measured yet.
  * Traps: two blocks fit sm_86, 89 and 120 (100 KB, 1 KB a block lost) up to 49 KB, so the second line has no byte left.
  *     The swizzle goes by a pixel's place in its row of 10, so that a tap's row is an immediate offset.
@@ -61,7 +62,7 @@ template <class T_, int BOXES_, int TN_, int WARPS_M_, int WARPS_N_, int STAGES_
     };
     static_assert(BOXES % 2 == 0 && WM % 16 == 0 && WN % 16 == 0 && PART % WM == 0 && 8 % MI == 0, "whole fragments");
     static_assert(PIECES + STAGES - 1 <= 9, "a slice's halo is ready when its first tap comes");
-    static_assert(BOXES <= 4, "two bits a box");
+    static_assert(BOXES <= 4 && PIECES <= 8, "nconv_finish's bits");
     static_assert(PART * PITCH * 4 + BOXES * 16 <= (int)SMEM && (int)SMEM <= 99 << 10, "fits");
 };
 
@@ -128,20 +129,19 @@ __device__ __forceinline__ void nconv_fetch(const nconv_job &a, dl_sptr<typename
     typedef typename C::T T;
     if (((int32_t)threadIdx.x >> 2) + t * C::PIXELS >= C::HALO) return;
     int32_t from = nconv_pick<C>(source, t), c = slice * NCONV_TK + ((int32_t)threadIdx.x & 3) * 8;
-    bool real = from >= 0 && c < a.x.c;
-    const T *x = static_cast<const T *>(a.x.p);
-    dl_cp_async16(halo + nconv_slot<C>(t), real ? x + (int64_t)from * 8 + c : x, real);
+    dl_cp_async16(halo + nconv_slot<C>(t), static_cast<const T *>(a.x.p) + ((int64_t)from * 8 + c),
+                  from >= 0 && c < a.x.c);
 }
 
-/* Normalises the piece in place, once it has come. images: the first box's image times 256, and how far box b's is from
- * it in bits 2 b and 2 b + 1. */
+/* Normalises the piece in place, once it has come. `where`: in bits 2 b and 2 b + 1 how far box b's image is from the
+ * first box's, in bit 8 + p whether piece p of this thread is in an image, from bit 16 on the first box's image. */
 template <class C>
 __device__ __forceinline__ void nconv_finish(const nconv_job &a, dl_sptr<typename C::T> halo,
-                                             const int32_t source[C::PIECES], int32_t t, int32_t slice, uint32_t images)
+                                             uint32_t where, int32_t t, int32_t slice)
 {
     typedef typename C::T T;
     int32_t c = slice * NCONV_TK + ((int32_t)threadIdx.x & 3) * 8;
-    if (nconv_pick<C>(source, t) < 0 || c >= a.x.c) return;
+    if (!(where >> (8 + t) & 1) || c >= a.x.c) return;
     dl_sptr<uint4> at = dl_scast<uint4>(halo + nconv_slot<C>(t));
     uint4 u = *at;
     float v[8];
@@ -151,8 +151,8 @@ __device__ __forceinline__ void nconv_finish(const nconv_job &a, dl_sptr<typenam
     k_unpack2(v + 6, u.w, T());
     if (a.table) {
         int32_t box = (((int32_t)threadIdx.x >> 2) + t * C::PIXELS) / 100;
-        int64_t image = (images >> 8) + (images >> 2 * box & 3);
-        const float *ab = a.table + image * 2 * a.x.c + c;
+        int32_t image = (int32_t)((where >> 16) + (where >> 2 * box & 3));
+        const float *ab = a.table + (image * 2 * a.x.c + c);
         float k[8], b[8];
         k_load<8>(k, ab);
         k_load<8>(b, ab + a.x.c);
@@ -169,7 +169,8 @@ __device__ __forceinline__ void nconv_finish(const nconv_job &a, dl_sptr<typenam
 
 /* Which weights come next, of this thread's first row. */
 struct nconv_feed {
-    int32_t from, c, tap; /* element of w; channel, tap */
+    uint32_t from; /* element of w */
+    int32_t c, tap;
 };
 
 /* Begins to copy the next tap's weights, TN outputs from n0 on; zeros beyond the last output and channel. */
@@ -178,16 +179,16 @@ __device__ __forceinline__ void nconv_weights(const nconv_job &a, dl_sptr<typena
 {
     typedef typename C::T T;
     const int32_t first = (int32_t)threadIdx.x >> 2, at = first * NCONV_TK + nconv_piece(first, threadIdx.x & 3) * 8;
-    const T *w = static_cast<const T *>(a.w);
 #pragma unroll
     for (int i = 0; i < C::ROWS; i++) {
         int32_t row = first + i * C::PIXELS;
         if (C::TN % C::PIXELS && row >= C::TN) break;
-        bool real = n0 + row < a.e.y.c && f->c < a.x.c;
-        dl_cp_async16(to + at + i * C::PIXELS * NCONV_TK, w + (real ? f->from + i * C::PIXELS * 9 * a.x.c : 0), real);
+        dl_cp_async16(to + at + i * C::PIXELS * NCONV_TK,
+                      static_cast<const T *>(a.w) + (f->from + (uint32_t)(i * C::PIXELS * 9 * a.x.c)),
+                      n0 + row < a.e.y.c && f->c < a.x.c);
     }
-    f->from += a.x.c;
-    if (++f->tap == 9) f->tap = 0, f->from += NCONV_TK - 9 * a.x.c, f->c += NCONV_TK;
+    f->from += (uint32_t)a.x.c;
+    if (++f->tap == 9) f->tap = 0, f->from += NCONV_TK - 9 * (uint32_t)a.x.c, f->c += NCONV_TK;
 }
 
 /* One tap's operands of 16 channels. */
@@ -270,17 +271,20 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) ncon
     int32_t source[C::PIECES];
     uint4 box = boxes[0];
     const uint32_t image0 = box.x;
-    uint32_t images = image0 << 8; /* nconv_finish */
+    uint32_t where = image0 << 16; /* nconv_finish */
 #pragma unroll
-    for (int p = 0; p < C::PIECES; p++) source[p] = nconv_source<C>(a, boxes, (tid >> 2) + p * C::PIXELS);
+    for (int b = 1; b < C::BOXES; b++) box = boxes[b], where |= ((box.x - image0) & 3) << 2 * b;
 #pragma unroll
-    for (int b = 1; b < C::BOXES; b++) box = boxes[b], images |= ((box.x - image0) & 3) << 2 * b;
+    for (int p = 0; p < C::PIECES; p++) {
+        source[p] = nconv_source<C>(a, boxes, (tid >> 2) + p * C::PIXELS);
+        where |= (source[p] >= 0 ? 1u : 0u) << (8 + p);
+    }
     __syncthreads();
 
     /* Groups of copies in order: that of tap i of all has its weights, and the piece of the slice after it which was
      * begun with it. */
     for (int p = 0; p < C::PIECES; p++) nconv_fetch<C>(a, halo, source, p, 0);
-    nconv_feed feed = {(n0 + (tid >> 2)) * 9 * a.x.c + (tid & 3) * 8, (tid & 3) * 8, 0};
+    nconv_feed feed = {(uint32_t)((n0 + (tid >> 2)) * 9 * a.x.c + (tid & 3) * 8), (tid & 3) * 8, 0};
     for (int s = 0; s < C::STAGES - 1; s++) {
         nconv_weights<C>(a, weights + s * C::W, n0, &feed);
         dl_cp_commit();
@@ -288,7 +292,7 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) ncon
     dl_cp_wait<C::STAGES - 2>();
     if (!raw)
 #pragma unroll 1
-        for (int p = 0; p < C::PIECES; p++) nconv_finish<C>(a, halo, source, p, 0, images);
+        for (int p = 0; p < C::PIECES; p++) nconv_finish<C>(a, halo, where, p, 0);
 
     const int32_t row0 = wm * C::MI, half = (lane >> 3) & 1;
     const int32_t a0 = ((row0 >> 3) * 2 + half) * NCONV_BOX + (row0 & 7) * NCONV_ROW * NCONV_TK;
@@ -317,7 +321,7 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) ncon
             nconv_multiply<C>(acc, &o);
             int32_t ready = tap - (C::STAGES - 1);
             if (!raw && more && ready >= 0 && ready < C::PIECES)
-                nconv_finish<C>(a, next, source, ready, slice + 1, images);
+                nconv_finish<C>(a, next, where, ready, slice + 1);
             stage = stage == C::STAGES - 1 ? 0 : stage + 1;
         }
     }
@@ -350,10 +354,11 @@ static bool nconv_serves(const cuda_nconv_args *a)
         c->y.h < 1 || c->y.w < 1 || (!c->up && (c->x.h != c->y.h || c->x.w != c->y.w)))
         return false;
     if (a->mean_rstd && (a->groups < 1 || c->x.c % a->groups)) return false;
-    /* What the kernel counts in 32 bits: x in units of 8 elements, pixels times pixels, weights, blocks. */
+    /* What the kernel counts in 32 bits: x in units of 8 elements, pixels times pixels, the table, weights, blocks. */
     int64_t boxes = (int64_t)c->y.n * nconv_count(c->y.h, 8) * nconv_count(c->y.w, 8);
     return c->x.n * (c->x.rs / 8) + c->x.h * (int64_t)c->x.w * (c->x.ld / 8) < INT32_MAX &&
            c->y.h * (int64_t)c->x.h < INT32_MAX && c->y.w * (int64_t)c->x.w < INT32_MAX &&
+           c->x.n * (int64_t)2 * c->x.c < INT32_MAX &&
            (c->y.c + 256) * (int64_t)9 * c->x.c < INT32_MAX && boxes * nconv_count(c->y.c, 64) < INT32_MAX;
 }
 

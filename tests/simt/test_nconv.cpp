@@ -26,6 +26,7 @@ static const nconv_case cases[] = {
     {"13x11, everything", DL_BF16, DL_F32, 1, 13, 11, 16, 168, 16, DL_GELU, DL_SILU, 0,
      NORM | SHIFT | BIAS | ADD | GATE | RES | SCALE, -0.5},
     {"17x33, onto itself", DL_F16, DL_F16, 1, 17, 33, 8, 24, 1, DL_SILU, 0, 16, NORM | BIAS | SELF, 0},
+    {"4x3, seven slices", DL_F16, DL_F16, 2, 4, 3, 200, 16, 25, DL_SILU, 0, 0, NORM | BIAS, 0.3},
     {"norm alone", DL_BF16, DL_BF16, 2, 7, 9, 48, 16, 6, DL_NONE, 0, 0, NORM, 0.3},
     {"function alone", DL_F16, DL_F32, 2, 9, 3, 40, 16, 0, DL_SILU, 0, 8, BIAS, 0.3},
     {"plain", DL_F16, DL_F16, 2, 9, 10, 72, 32, 0, DL_NONE, 0, 0, BIAS | RES, 0.3},
