@@ -51,6 +51,13 @@ static void offer_own(struct product *p, const struct cuda_igemm_args *a)
     }
 }
 
+static void offer_norm_on_load(struct product *p)
+{
+    struct cuda_nconv_way way[CUDA_NCONV_WAYS];
+    int n = cuda_nconv_ways(&p->a, way);
+    for (int i = 0; i < n; i++) offer(p, NORM_ON_LOAD, way[i].name, way[i].scratch_bytes);
+}
+
 /* The library's product for `whole`, without its epilogue. */
 static struct dl_gemm bare(const struct dl_gemm *whole, dl_act y)
 {
@@ -75,6 +82,7 @@ static void list_ways(struct product *p)
     for (int i = 0; i < n; i++) offer(p, HOPPER, hopper[i], 0);
     if (n > 0 && p->r->ctx->hopper_always) return;
     offer_own(p, &a);
+    offer_norm_on_load(p);
     if (p->whole) offer_library(p);
 }
 
@@ -132,6 +140,7 @@ static int run_way(struct product *p, int i, dl_act y)
     struct dl_ctx *c = p->r->ctx;
     int rc = 0;
     a.c.y = y;
+    if (w->kind == NORM_ON_LOAD) return cuda_nconv(c->stream, &a, w->name, p->scratch);
     if (p->ready.p) rc = prepare(p), a.c.x = p->ready;
     if (rc == 0 && w->kind == OWN) rc = cuda_igemm(c->stream, &a.c, &w->own, p->scratch);
     if (rc == 0 && w->kind == HOPPER) rc = cuda_tier_conv_run(c, &a.c, w->name);
