@@ -1,5 +1,5 @@
-/* bench_run.h: what dlens bench model and bench sweep share: a model on its device, whose batches are denoised and whose
- * steps are timed. */
+/* bench_run.h: what dlens bench model and bench sweep share: a model on its device, whose batches are denoised and
+ * whose steps are timed. */
 #ifndef TOOLS_BENCH_RUN_H
 #define TOOLS_BENCH_RUN_H
 

@@ -87,8 +87,8 @@ static int run_buckets(struct bench *b, double cond_s, struct dl_err *e)
     int rc = rgb && steps ? 0 : dl_fail(e, DL_ENOMEM, "no memory for an image");
     json_object_set_new(b->cli->result, "batches", list);
     if (!b->cli->json)
-        printf("%6s %12s %12s %12s %12s %12s %12s\n", "batch", "images/s", "seconds", "denoise s", "decode s", "step ms",
-               "step/image");
+        printf("%6s %12s %12s %12s %12s %12s %12s\n", "batch", "images/s", "seconds", "denoise s", "decode s",
+               "step ms", "step/image");
     for (int i = 0; i < a->n_batches && rc == 0; i++) {
         struct bucket k = {.batch = a->batches[i]};
         rc = run_bucket(b, &k, rgb, steps, e);

@@ -41,10 +41,10 @@ int64_t cuda_cache_bytes(const struct dl_ctx *c);
 int cuda_time_graph(struct dl_ctx *c, struct dl_graph *g, int n, double *us, struct dl_err *e);
 int cuda_copy_rate(struct dl_ctx *c, int64_t bytes, double *per_s, struct dl_err *e);
 
-/* What the device ran and when, by CUPTI's activity records: kernels, those of graphs too, copies and fills of the whole
- * process. CUPTI is optional: without it, or where it is not allowed, opening fails and says why. It costs time between
- * kernels. A graph must be recorded while the trace is open, and be dropped with it: CUPTI may not see, or may break,
- * one from before. One trace at a time in a process. */
+/* What the device ran and when, by CUPTI's activity records: kernels, those of graphs too, copies and fills of the
+ * whole process. CUPTI is optional: without it, or where it is not allowed, opening fails and says why. It costs time
+ * between kernels. A graph must be recorded while the trace is open, and be dropped with it: CUPTI may not see, or may
+ * break, one from before. One trace at a time in a process. */
 struct cuda_span {
     const char *name; /* as the compiler mangles it, or "[memcpy]", "[memset]"; the trace's, until it is closed */
     int64_t start_ns, end_ns;

@@ -169,9 +169,9 @@ int cuda_quant(struct CUstream_st *s, const struct cuda_quant_args *a);
 
 /* ---- made.cu ---- */
 
-/* One part of a weight whose values are made up (engine/weight.h), as a form of the backend: y[i] is element i rounded to
- * `stored` and then to `t`, kept as y_t, which is t or f32. With taps > 1 elements are numbered [out][in][taps] and y is
- * [out][taps][in]. */
+/* One part of a weight whose values are made up (engine/weight.h), as a form of the backend: y[i] is element i rounded
+ * to `stored` and then to `t`, kept as y_t, which is t or f32. With taps > 1 elements are numbered [out][in][taps] and
+ * y is [out][taps][in]. */
 struct cuda_made_args {
     struct dl_made made;
     int64_t count;

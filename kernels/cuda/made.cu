@@ -1,6 +1,6 @@
 /* made.cu: weights whose values are made up, computed where they are used.
  *
- * Computes: cuda_made and cuda_made_e4m3 of kernels.h; the bits of engine/weight.h's dl_made_value and of engine/e4m3.h.
+ * Computes: cuda_made and cuda_made_e4m3 of kernels.h; the bits of dl_made_value (engine/weight.h) and engine/e4m3.h.
  * Needs: sm_80; any counts. V = 8 where the count and y allow 16-byte stores, else V = 1.
  * How: every element is a function of its number, so an output's thread asks for the element that belongs there, and
  *     no order of the result costs a scattered access. In e4m3 a warp has a row and computes it twice, for the largest

@@ -1,10 +1,10 @@
 /* Kernels as the device ran them, by CUPTI's activity records.
  *
  * CUPTI is found at run time, so that a program built with its headers starts without it. Its callbacks know no user:
- * hence the one static trace, under a lock, as they may come from CUPTI's own threads. Records of a graph's kernels come
- * one by one as long as CUPTI's graph-level records stay off. Of a record's fields only those are read that have lain at
- * the same place since version 5 of the kernel's record (CUDA 11.0), so the library may be older or newer than the
- * header. The library stays loaded and is not finalised: graphs that it has seen may still run. */
+ * hence the one static trace, under a lock, as they may come from CUPTI's own threads. Records of a graph's kernels
+ * come one by one as long as CUPTI's graph-level records stay off. Of a record's fields only those are read that have
+ * lain at the same place since version 5 of the kernel's record (CUDA 11.0), so the library may be older or newer than
+ * the header. The library stays loaded and is not finalised: graphs that it has seen may still run. */
 #include "kernels/cuda/cuda_priv.h"
 
 #include <cupti.h>

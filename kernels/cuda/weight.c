@@ -24,8 +24,8 @@ static int make(struct dl_ctx *c, struct dl_pack *p, const struct dl_w *w, enum 
     int rc = 0;
     for (int i = 0; i < w->n_parts && rc == 0; i++) {
         const struct dl_wpart *part = &w->part[i];
-        struct cuda_made_args a = {.made = part->made, .count = dl_wpart_count(w, i), .stored = part->t, .t = t, .y = y};
-        a.y_t = form == FORM_WIDE ? DL_F32 : t;
+        struct cuda_made_args a = {.made = part->made, .count = dl_wpart_count(w, i), .stored = part->t, .t = t};
+        a.y = y, a.y_t = form == FORM_WIDE ? DL_F32 : t;
         if (form == FORM_OHWI) a.in = (int32_t)w->dim[1], a.taps = (int32_t)(w->dim[2] * w->dim[3]);
         struct cuda_made_e4m3_args q = {.made = part->made, .rows = part->rows, .stored = part->t, .q = y};
         q.in = (int32_t)w->dim[1], q.scale = (float *)(void *)scale;

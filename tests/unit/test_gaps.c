@@ -47,7 +47,8 @@ static void test_by_hand(void **state)
     assert_int_equal(g.n_gaps, 2);
     assert_int_equal(g.kernels, 10);
     assert_int_equal(g.n_top, 5);
-    static const struct gaps_kernel want[] = {{"a", 3, 16200}, {"b", 2, 4000}, {"d", 2, 1499}, {"c", 1, 1000}, {"e", 2, 0}};
+    static const struct gaps_kernel want[] = {
+        {"a", 3, 16200}, {"b", 2, 4000}, {"d", 2, 1499}, {"c", 1, 1000}, {"e", 2, 0}};
     for (int i = 0; i < 5; i++) {
         assert_string_equal(g.top[i].name, want[i].name);
         assert_int_equal(g.top[i].count, want[i].count);
@@ -120,7 +121,8 @@ static void test_names(void **state)
     named("_Z10epi_kernelILi8EEv13cuda_epi_args", "epi_kernel<8>");
     named("_Z12noise_kernel9noise_job", "noise_kernel");
     named("_Z12quant_kernelI9quant_cfgILi8ELi1EEEv15cuda_quant_args", "quant_kernel<quant_cfg<8, 1>>");
-    named("_Z11attn_kernelI8attn_cfgI6__halfLi64ELi2ELi128ELb1EEEv14cuda_attn_args", "attn_kernel<attn_cfg<__half, 64, 2, 128, true>>");
+    named("_Z11attn_kernelI8attn_cfgI6__halfLi64ELi2ELi128ELb1EEEv14cuda_attn_args",
+          "attn_kernel<attn_cfg<__half, 64, 2, 128, true>>");
     /* a library's: namespaces go, substitutions and enumerations stay readable */
     named("_ZN7cutlass6KernelINS_4gemm6DeviceIfLin1EEEEEvNT_6ParamsE", "Kernel<Device<float, -1>>");
     named("_ZN2at6native29vectorized_elementwise_kernelILi4ENS0_11FillFunctorIN3c104HalfEEEEEviT0_T1_",

@@ -1,5 +1,6 @@
-/* gaps.h: what a device did in a stretch of time, from the intervals in which its kernels ran: how long it was busy, how
- * long idle between kernels, and which kernels took the time. Pure; the intervals come from kernels/cuda/trace.c. */
+/* gaps.h: what a device did in a stretch of time, from the intervals in which its kernels ran: how long it was busy,
+ * how long idle between kernels, and which kernels took the time. Pure; the intervals come from kernels/cuda/trace.c.
+ */
 #ifndef BENCH_GAPS_H
 #define BENCH_GAPS_H
 

@@ -31,7 +31,8 @@ static int make_up(struct bench_model *m, const struct bench_source *s, int type
         m->temp[0] = 0;
         return dl_fail(e, DL_EFAIL, "%s: cannot make a folder for the model's configs (TMPDIR names another)", tmp);
     }
-    struct synth_opts o = {.like = s->like, .full = !s->tiny, .out = m->temp, .type = stored_type(type), .hollow = true};
+    struct synth_opts o = {.like = s->like, .full = !s->tiny, .out = m->temp, .hollow = true};
+    o.type = stored_type(type);
     m->made_up = true;
     return synth_write(&o, e);
 }

@@ -3,9 +3,9 @@
  * A model that is named (--like sd15) is made by the synthetic checkpoint maker, full size, with holes in the place of
  * values: configs, tokenizer and tensor lists in a temporary folder that takes no room, whatever the model's size. Any
  * name that `dlens synth` knows will do, so a new model needs nothing here. Before weights are loaded, their values are
- * made up (bench_model_make_up; engine/weight.h): matrices of std 1 / sqrt(fan in), gains about 1, small biases, so that
- * activations stay of ordinary size through the network. A value is a function of the tensor's name and the element's
- * number: every backend computes on the same weights, and a GPU makes them in its own memory.
+ * made up (bench_model_make_up; engine/weight.h): matrices of std 1 / sqrt(fan in), gains about 1, small biases, so
+ * that activations stay of ordinary size through the network. A value is a function of the tensor's name and the
+ * element's number: every backend computes on the same weights, and a GPU makes them in its own memory.
  */
 #ifndef BENCH_MODEL_H
 #define BENCH_MODEL_H
