@@ -14,6 +14,9 @@
  * To tell whose fault something is: DLENS_CUDA_EAGER=1 records nothing, DLENS_CUDA_TIER (cuda_priv.h) chooses
  * kernels, and DLENS_CUDA_OWN=1 makes the program do without cuBLASLt.
  *
+ * To tell whose fault something is: DLENS_CUDA_EAGER=1 records nothing, DLENS_CUDA_TIER (cuda_priv.h) chooses
+ * kernels, and DLENS_CUDA_OWN=1 makes the program do without cuBLASLt.
+ *
  * Errors of cuda_open: no driver, a driver too old for this build, no such device, one that is too old or that this
  * build has no code for: DL_ENOMEM (the exit code for "no memory, no such device"), naming what was found. */
 #ifndef DL_CUDA_H
