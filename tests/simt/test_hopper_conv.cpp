@@ -29,7 +29,7 @@ static const conv_case cases[] = {
     {"1 x 1, stride 2", DL_F16, DL_F16, 1, 7, 9, 24, 16, 1, 2, DL_NONE, 0, 0, 1},
     {"product, images without gaps", DL_F16, DL_BF16, 3, 10, 11, 200, 304, 1, 1, DL_GELU_TANH, ALL, 0, 2},
     {"product, gaps", DL_BF16, DL_BF16, 2, 1, 77, 72, 520, 1, 1, DL_QUICK_GELU, ALL, 8, 1},
-    {"product, one row", DL_F16, DL_F32, 1, 1, 1, 320, 648, 1, 1, DL_SILU, BIAS, 0, 3},
+    {"product, one row, ten tiles across and more", DL_F16, DL_F32, 1, 1, 1, 200, 2312, 1, 1, DL_SILU, BIAS, 0, 3},
     {"product, in place", DL_F16, DL_F16, 1, 1, 300, 64, 64, 1, 1, DL_NONE, BIAS | RES | IN_PLACE, 0, 1},
     {"GLU", DL_F16, DL_F16, 1, 1, 150, 72, 200, 1, 1, DL_GELU, GLU | BIAS, 0, 1},
     {"GLU, all parts, gaps", DL_BF16, DL_BF16, 2, 5, 30, 136, 72, 1, 1, DL_GELU, GLU | ALL, 8, 2},
