@@ -43,6 +43,7 @@ void dl_mbar_expect(uint32_t bar, uint32_t bytes);
 void dl_mbar_wait(uint32_t bar, uint32_t parity);
 static inline void dl_tma_prefetch(const dl_tensor_map *) {}
 void dl_tma_load(uint32_t dst, const dl_tensor_map *map, uint32_t bar, int c0, int c1, int c2, int c3);
+static inline int dl_uniform(int v) { return v; }
 void dl_bar_sync(int id, int threads);
 void dl_bar_arrive(int id, int threads);
 

@@ -268,15 +268,15 @@ static void execute(int group)
     for (uint32_t k = 0; k < 16; k++) {
         for (uint32_t m = 0; !p.a && m < 64; m++) a[m * 16 + k] = operand(p.a_desc, false, m, k, p);
         for (uint32_t n = 0; n < (uint32_t)p.n; n++)
-            b[k * (uint32_t)p.n + n] = operand(p.b_desc, p.a != nullptr, n, k, p);
+            b[n * 16 + k] = operand(p.b_desc, p.a != nullptr, n, k, p);
     }
     for (int t = 0; t < 128; t++) {
         accumulator *acc = acc_of(&team[t], team[t].jobs[executed[group]].d);
         for (int i = 0; i < p.n / 2; i++) {
             const float *ar = &a[(size_t)row_of(t, i / 2 % 2) * 16];
+            const float *br = &b[(size_t)(i / 4 * 8 + t % 4 * 2 + i % 2) * 16];
             double sum = p.add ? (double)acc->v[(size_t)i] : 0;
-            for (int k = 0; k < 16; k++)
-                sum += (double)ar[k] * (double)b[(size_t)(k * p.n + i / 4 * 8 + t % 4 * 2 + i % 2)];
+            for (int k = 0; k < 16; k++) sum += (double)ar[k] * (double)br[k];
             acc->v[(size_t)i] = (float)sum;
         }
         if (--acc->jobs) continue;

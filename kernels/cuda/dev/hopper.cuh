@@ -105,6 +105,9 @@ __device__ __forceinline__ void dl_bar_arrive(int id, int threads)
 {
     asm volatile("bar.arrive %0, %1;" :: "r"(id), "r"(threads) : "memory");
 }
+/* v, which is the same in all threads of the warp, where the compiler may know it: addresses and descriptors made of it
+ * then need no copy from a thread's registers. */
+__device__ __forceinline__ int dl_uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
 /* Registers of each thread of this warpgroup from here on. */
 template <int N> __device__ __forceinline__ void dl_regs_fewer()
 {

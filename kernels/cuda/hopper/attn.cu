@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(HOP_THREADS, 1)
         dl_mbar_init_fence();
     }
     __syncthreads();
-    const int group = (int)threadIdx.x / 128;
+    const int group = dl_uniform((int)threadIdx.x / 128);
     if (group == 0) {
         dl_regs_fewer<24>();
         if (threadIdx.x == 0) hop_load<C>(a, s, &mq, &mk, &mv);

@@ -228,13 +228,13 @@ __global__ void __launch_bounds__(HOP_THREADS, 1)
         dl_mbar_init_fence();
     }
     __syncthreads();
-    const int group = (int)threadIdx.x / 128 - 1;
+    const int group = dl_uniform((int)threadIdx.x / 128) - 1;
     if (group < 0) {
         dl_regs_fewer<24>();
         if (threadIdx.x == 0) hop_conv_load<C>(a, stages, bars, &mx, &mw);
     } else {
         dl_regs_more<240>();
-        hop_conv_compute<C>(a, stages, bars, group / C::GROUPS, group % C::GROUPS);
+        hop_conv_compute<C>(a, stages, bars, C::TEAMS == 2 ? group : 0, C::TEAMS == 2 ? 0 : group);
     }
 }
 
