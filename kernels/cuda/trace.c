@@ -29,6 +29,10 @@ struct cupti {
     CUptiResult (*text)(CUptiResult, const char **);
 };
 
+struct name {
+    char *mangled, *text; /* owned; spans point to text */
+};
+
 struct cuda_trace {
     struct dl_ctx *ctx;
     struct cupti f;
@@ -36,7 +40,7 @@ struct cuda_trace {
     /* Under the lock: */
     struct cuda_span *span;
     int64_t n, cap;
-    char **name; /* [n_names] different ones, owned: what spans point to */
+    struct name *name; /* [n_names] different ones */
     int64_t n_names, cap_names;
     int64_t lost; /* records without times, dropped by CUPTI, or for which there was no memory */
 };
@@ -61,15 +65,25 @@ static void *grown(void *p, int64_t n, int64_t *cap, size_t size)
     return q;
 }
 
+/* The C++ library's, which nvcc's objects need in any case: what a name was before the compiler mangled it, by malloc. */
+char *__cxa_demangle(const char *mangled, char *out, size_t *bytes, int *status);
+
 static const char *own_name(struct cuda_trace *t, const char *name)
 {
     for (int64_t i = 0; i < t->n_names; i++)
-        if (!strcmp(t->name[i], name)) return t->name[i];
-    char **list = grown(t->name, t->n_names, &t->cap_names, sizeof *list);
-    if (list) t->name = list;
-    char *copy = list ? strdup(name) : NULL;
-    if (copy) t->name[t->n_names++] = copy;
-    return copy;
+        if (!strcmp(t->name[i].mangled, name)) return t->name[i].text;
+    struct name *list = grown(t->name, t->n_names, &t->cap_names, sizeof *list);
+    if (!list) return NULL;
+    t->name = list;
+    int status;
+    struct name one = {strdup(name), strncmp(name, "_Z", 2) ? NULL : __cxa_demangle(name, NULL, NULL, &status)};
+    if (one.mangled && !one.text) one.text = strdup(name); /* not a C++ name, or none that it reads */
+    if (!one.text) {
+        free(one.mangled);
+        return NULL;
+    }
+    t->name[t->n_names++] = one;
+    return one.text;
 }
 
 static void keep(struct cuda_trace *t, const char *name, uint64_t start, uint64_t end)
@@ -211,6 +225,6 @@ void cuda_trace_close(struct cuda_trace *t)
     pthread_mutex_lock(&lock);
     if (mine) current = NULL;
     pthread_mutex_unlock(&lock);
-    for (int64_t i = 0; i < t->n_names; i++) free(t->name[i]);
+    for (int64_t i = 0; i < t->n_names; i++) free(t->name[i].mangled), free(t->name[i].text);
     free(t->name), free(t->span), free(t);
 }

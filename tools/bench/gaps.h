@@ -28,9 +28,8 @@ struct gaps {
 /* span [n] in any order, overlapping or not; sorted on return. Nothing ran: all zero. */
 void gaps_of(struct gaps *g, struct cuda_span *span, int64_t n);
 
-/* "attn_kernel<attn_cfg<half, 64>>" of what the compiler mangled by the Itanium ABI: names without their namespaces,
- * template arguments, no parameters. "..." stands for what it does not read or what has no room. Other names are as
- * they are. */
-void gaps_name(const char *mangled, char out[GAPS_NAME]);
+/* "attn_kernel<attn_cfg<__half, 64>>" of "void ns::attn_kernel<ns::attn_cfg<__half, 64>>(args)": without result,
+ * namespaces and parameters; "..." stands for what has no room. Other names stay as they are. */
+void gaps_name(const char *name, char out[GAPS_NAME]);
 
 #endif
