@@ -81,7 +81,10 @@ static char *cache_file(const struct dl_ctx *c, size_t library)
     mkdir(path, 0755);
     n += snprintf(path + n, sizeof path - (size_t)n, "/dlens");
     mkdir(path, 0755);
-    snprintf(path + n, sizeof path - (size_t)n, "/tuned-%s-%zu.txt", c->name, library);
+    /* A way that was not offered has not lost: runs that leave some out have files of their own. */
+    const char *own = c->opts.no_libraries ? "-own" : "";
+    const char *tier = c->hopper_always ? "-hopper" : c->cc == 90 && !c->tma_encode ? "-portable" : "";
+    snprintf(path + n, sizeof path - (size_t)n, "/tuned-%s-%zu%s%s.txt", c->name, library, own, tier);
     return strdup(path);
 }
 

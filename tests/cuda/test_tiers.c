@@ -127,7 +127,7 @@ static dl_act run_tier(const struct tape_case *k, int tier, const char *model, c
     bool serves = world.hopper && (k->kind == OP_ATTN ? attn_served(k) : conv_served(k));
     assert_int_equal(wgmma, tier == HOPPER && serves);
     *by_default = variant_of(&c, AUTO);
-    if (!serves) assert_string_equal(*by_default, c.variant);
+    if (!serves) assert_null(strstr(*by_default, "wgmma")); /* which of the portable ones is a matter of measurement */
     case_close(&c);
     return first;
 }
