@@ -81,10 +81,7 @@ static char *cache_file(const struct dl_ctx *c, size_t library)
     mkdir(path, 0755);
     n += snprintf(path + n, sizeof path - (size_t)n, "/dlens");
     mkdir(path, 0755);
-    /* A way that was not offered has not lost: runs that leave some out have files of their own. */
-    const char *own = c->opts.no_libraries ? "-own" : "";
-    const char *tier = c->hopper_always ? "-hopper" : c->cc == 90 && !c->tma_encode ? "-portable" : "";
-    snprintf(path + n, sizeof path - (size_t)n, "/tuned-%s-%zu%s%s.txt", c->name, library, own, tier);
+    snprintf(path + n, sizeof path - (size_t)n, "/tuned-%s-%zu.txt", c->name, library);
     return strdup(path);
 }
 
@@ -189,6 +186,19 @@ static int index_of(const char *value, int n, const char *const *name)
     return -1;
 }
 
+/* The key in the file: with a number made of the names, in any order. A way that was not offered has not lost, so where
+ * another dlens, or one without the library, offers other ways, it measures them. */
+static void name_contest(char contest[CUDA_TUNE_KEY], const char *key, int n, const char *const *name)
+{
+    uint32_t sum = 0;
+    for (int i = 0; i < n; i++) {
+        uint32_t h = 0x811c9dc5u; /* FNV-1a */
+        for (const char *s = name[i]; *s; s++) h = (h ^ (uint8_t)*s) * 0x01000193u;
+        sum += h;
+    }
+    snprintf(contest, CUDA_TUNE_KEY, "%.*s #%08x", CUDA_TUNE_KEY - 12, key, sum);
+}
+
 int cuda_choose(struct dl_run *r, const char *key, int n, const char *const *name, bool (*go)(void *user, int way),
                 void *user)
 {
@@ -196,10 +206,16 @@ int cuda_choose(struct dl_run *r, const char *key, int n, const char *const *nam
     if (c->opts.way > 0) return c->opts.way < n ? c->opts.way - 1 : n - 1;
     if (n == 1) return 0;
     int best = index_of(cuda_tune_find(c, key), n, name);
-    if (best >= 0 || r->mode != DL_EAGER || c->capturing || c->opts.no_tuning) return best < 0 ? 0 : best;
-    if (!go) return 0;
-    best = cuda_tune_race(c, n, go, user);
-    if (best < 0) return 0; /* whose failure the real run will tell */
-    (void)cuda_tune_keep(c, key, name[best], true, &r->err);
+    if (best >= 0) return best;
+    char contest[CUDA_TUNE_KEY];
+    name_contest(contest, key, n, name);
+    const struct choice *k = find(c->tune, contest);
+    best = k ? index_of(k->value, n, name) : -1;
+    bool may = r->mode == DL_EAGER && !c->capturing && !c->opts.no_tuning && go;
+    if (best < 0 && may && (best = cuda_tune_race(c, n, go, user)) >= 0) {
+        if ((k = put(c->tune, contest, name[best]))) append(c->tune, k);
+    }
+    if (best < 0) return 0; /* in a race whose failure the real run will tell */
+    (void)cuda_tune_keep(c, key, name[best], false, &r->err);
     return best;
 }

@@ -5,8 +5,7 @@
  * key times its ways; the choice then holds for the process, and for later ones through a file, so that the same shapes
  * give the same bytes again. Nothing is ever measured in a dry run or a capture.
  *
- * The file is $XDG_CACHE_HOME/dlens/tuned-DEVICE-LIBRARY.txt (or under ~/.cache), "key TAB value" a line; other ones
- * without cuBLASLt and for a tier that was asked for (-own, -hopper, -portable before .txt). Whoever reads
+ * The file is $XDG_CACHE_HOME/dlens/tuned-DEVICE-LIBRARY.txt (or under ~/.cache), "key TAB value" a line. Whoever reads
  * a value checks it (a name that is not offered, an algorithm that the library refuses: measured again), so a damaged
  * file costs time and nothing else. A file that cannot be read or written is no error.
  *
