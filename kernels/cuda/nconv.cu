@@ -1,7 +1,7 @@
 /* nconv.cu: group norm, activation and 3 x 3 convolution in one pass, portable tier: mma.sync, ldmatrix, cp.async.
  *
  * Computes: cuda_nconv (nconv.h): y = epi(w * fn(norm(x))), stride 1, with nearest-neighbour enlargement on load; also
- *     without norm or function. Sums in f32: slices of 32 channels, in them taps, in them channels.
+ *     without norm or function. Sums in f32.
  * Needs: sm_80; f16 or bf16 x, channels of x and y multiples of 8, everything on 16 bytes.
  * How: a block makes 2 or 4 boxes of 8 x 8 pixels, of whatever images, times TN outputs. A slice of a box with its rim
  *     (10 x 10 pixels, 32 channels) lies in shared memory once and serves all nine taps: a tap moves ldmatrix's rows by
@@ -11,11 +11,11 @@
  *     makes: two dependent reads a piece, where statistics, gamma, beta, scale and shift would be about a hundred
  *     instructions more. Padding stays zero. Weights come a tap at a time through STAGES stages. The sums go through
  *     shared memory to the epilogue, 64 pixels at a time. Rows of 64 bytes are swizzled: nconv_piece.
- * Budget, computed. clk: of one slice of a block at 1,024 multiply-adds a clock and multiprocessor (sm_80; with f32 sums
- *     256 on GeForce of sm_86, 89 and 120, 512 on A6000); L2: KB of a slice, and bytes a clock at that rate; ldm: bytes
- *     a clock that ldmatrix reads, of 128 that there are; i: instructions that a warp issues for one m16n8k16 product
- *     (SiLU; sm_80's takes the tensor core 8 clk, GeForce's 32); registers on sm_80, 86, 89 (90a and 120: at most 246);
- *     nothing spilled:
+ * Budget, computed. clk: of one slice of a block at 1,024 multiply-adds a clock and multiprocessor (sm_80; with f32
+ *     sums 256 on GeForce of sm_86, 89 and 120, 512 on A6000); L2: KB of a slice, and bytes a clock at that rate; ldm:
+ *     bytes a clock that ldmatrix reads, of 128 that there are; i: instructions that a warp issues for one m16n8k16
+ *     product (SiLU; it takes the tensor core 8 clk on sm_80, 32 on GeForce); registers on sm_80, 86, 89 (90a and 120:
+ *     at most 246); nothing spilled:
  *
  *       pixels x outputs   warps       stages   shared    blocks   registers     clk     L2 KB    L2    ldm    i
  *       128 x 160          4 of 64 x 80     2   45.0 KB   2              242   5,760     102.5   18.2    58   4.0
@@ -27,8 +27,8 @@
  *
  *     For igemm.cu's 128 x 128: 144 KB, 32 bytes a clock, ldm 96. Of a slice's bytes 12.5 KB are two boxes of x, where
  *     nine reads are 72. Normalising their 200 pixels: 25 warp-wide pieces of about 150 instructions, copies included,
- *     and 2 x 6,400 results of the special function unit at 16 a clock, 800 clk, beside the tensor cores. Each column of
- *     tiles repeats that. The rims make 1.56 times the pixels.
+ *     and 2 x 6,400 results of the special function unit at 16 a clock, 800 clk, beside the tensor cores. Each column
+ *     of tiles repeats that. The rims make 1.56 times the pixels.
  * Speed: not measured yet.
  * Traps: two blocks fit sm_86, 89 and 120 (100 KB, 1 KB a block lost) up to 49 KB, so the second line has no byte left.
  *     The swizzle goes by a pixel's place in its row of 10, so that a tap's row is an immediate offset.
@@ -281,8 +281,7 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, C::BLOCKS) ncon
     }
     __syncthreads();
 
-    /* Groups of copies in order: that of tap i of all has its weights, and the piece of the slice after it which was
-     * begun with it. */
+    /* One group of copies a tap: its weights and the piece that was begun with them; the first has all of slice 0's. */
     for (int p = 0; p < C::PIECES; p++) nconv_fetch<C>(a, halo, source, p, 0);
     nconv_feed feed = {(uint32_t)((n0 + (tid >> 2)) * 9 * a.x.c + (tid & 3) * 8), (tid & 3) * 8, 0};
     for (int s = 0; s < C::STAGES - 1; s++) {

@@ -2,7 +2,8 @@
  *
  * y[n][pixel][out] = epi(sum over taps and channels of w . fn(norm(x))): what cuda_norm into scratch and cuda_igemm do,
  * where the normalised x is neither written nor read nine times. The normalised value is rounded to x's type before it
- * is multiplied, as there; the zero padding comes after the norm. A row of the batch gets the same bits alone.
+ * is multiplied, as there; the zero padding comes after the norm. A row of the batch gets the same bits alone. All ways
+ * sum in one order (slices of 32 channels, in them taps, in them channels), so the choice among them changes no sum.
  */
 #ifndef DL_CUDA_NCONV_H
 #define DL_CUDA_NCONV_H

@@ -146,7 +146,7 @@ static void same_bits(const char *name, dl_act y, int i, dl_act alone)
             fail_msg("%s: pixel %d of row %d differs from the row alone", name, (int)p, i);
 }
 
-/* Every way against the loops; the rows alone by one way, another one in each case. */
+/* Every way against the loops, all to the same bits; the rows alone by one way, another one in each case. */
 static void case_holds(const nconv_case &k)
 {
     static int turn;
@@ -161,11 +161,14 @@ static void case_holds(const nconv_case &k)
     const int n = cuda_nconv_ways(&a, ways);
     assert_true(n > 0);
     std::vector<uint8_t> before((uint8_t *)a.c.y.p, (uint8_t *)a.c.y.p + dl_act_bytes(a.c.y));
+    std::vector<uint8_t> got;
     for (int w = 0; w < n; w++) {
         memcpy(a.c.y.p, before.data(), before.size());
         simt_seed += 7;
         run(k.name, a, ways[w]);
         t_compare(k.name, ways[w].name, a.c.y, want);
+        if (w == 0) got.assign((uint8_t *)a.c.y.p, (uint8_t *)a.c.y.p + before.size());
+        assert_memory_equal(a.c.y.p, got.data(), got.size());
         if (k.n == 1 || w != turn % n) continue;
         for (int i = 0; i < k.n; i++) {
             cuda_nconv_args one = row_of(a, i);
