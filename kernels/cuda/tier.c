@@ -45,28 +45,22 @@ int cuda_tier_open(struct dl_ctx *c, struct dl_err *e)
 
 int cuda_tier_conv(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *name[CUDA_WAYS])
 {
-    int n = 0;
 #ifdef DLENS_HOPPER
-    struct cuda_hopper_way way[CUDA_CONV_HOPPER_WAYS];
-    if (c->tma_encode) n = cuda_conv_hopper_ways(a, c->sms, way);
-    for (int i = 0; i < n; i++) name[i] = way[i].name;
+    if (c->tma_encode) return cuda_conv_hopper_ways(a, c->sms, name);
 #else
     (void)c, (void)a, (void)name;
 #endif
-    return n;
+    return 0;
 }
 
-int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *name)
+int cuda_tier_conv_run(const struct dl_ctx *c, const struct cuda_igemm_args *a, const char *way)
 {
 #ifdef DLENS_HOPPER
-    struct cuda_hopper_way way[CUDA_CONV_HOPPER_WAYS];
-    int n = cuda_conv_hopper_ways(a, c->sms, way);
-    for (int i = 0; i < n; i++)
-        if (!strcmp(way[i].name, name)) return cuda_conv_hopper(c->stream, a, c->tma_encode, c->sms, way[i].way);
+    return cuda_conv_hopper(c->stream, a, c->tma_encode, c->sms, way);
 #else
-    (void)c, (void)a, (void)name;
-#endif
+    (void)c, (void)a, (void)way;
     return CUDA_K_UNSUPPORTED;
+#endif
 }
 
 /* The Hopper tier's way, or NULL. */

@@ -37,6 +37,8 @@
 #include "kernels/cuda/dev/hopper.cuh"
 #include "kernels/cuda/hopper/conv_plan.h"
 
+#include <string.h>
+
 template <class T_, int TEAMS_, int M_, int BN_, int STAGES_> struct hop_conv_cfg {
     typedef T_ T;
     enum {
@@ -280,7 +282,7 @@ static int hop_conv_pick(struct CUstream_st *s, const cuda_igemm_args &a, void *
     }
 }
 
-int cuda_conv_hopper_ways(const struct cuda_igemm_args *a, int sms, struct cuda_hopper_way way[CUDA_CONV_HOPPER_WAYS])
+int cuda_conv_hopper_ways(const struct cuda_igemm_args *a, int sms, const char *way[CUDA_CONV_HOPPER_WAYS])
 {
     double cost[CUDA_CONV_HOPPER_WAYS];
     int n = 0;
@@ -291,15 +293,20 @@ int cuda_conv_hopper_ways(const struct cuda_igemm_args *a, int sms, struct cuda_
         double c = hop_conv_cost(a, w, sms);
         int at = n++;
         for (; at > 0 && c < cost[at - 1]; at--) way[at] = way[at - 1], cost[at] = cost[at - 1];
-        way[at].name = w->name, way[at].way = i, cost[at] = c;
+        way[at] = w->name, cost[at] = c;
     }
+    while (cost[n - 1] > 1.75 * cost[0]) n--;
     return n;
 }
 
-int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, void *encode, int sms, int way)
+int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, void *encode, int sms, const char *way)
 {
-    if (!hop_conv_serves(a) || !encode || sms < 1 || way < 0 || way >= CUDA_CONV_HOPPER_WAYS) return CUDA_K_UNSUPPORTED;
-    if (a->glu && !hop_conv_glu(hop_conv_ways[way].bn)) return CUDA_K_UNSUPPORTED;
-    return a->x.t == DL_F16 ? hop_conv_pick<dl_half>(s, *a, encode, sms, way)
-                            : hop_conv_pick<dl_bf16>(s, *a, encode, sms, way);
+    if (!hop_conv_serves(a) || !encode || sms < 1) return CUDA_K_UNSUPPORTED;
+    for (int i = 0; i < CUDA_CONV_HOPPER_WAYS; i++) {
+        if (strcmp(hop_conv_ways[i].name, way)) continue;
+        if (a->glu && !hop_conv_glu(hop_conv_ways[i].bn)) break;
+        return a->x.t == DL_F16 ? hop_conv_pick<dl_half>(s, *a, encode, sms, i)
+                                : hop_conv_pick<dl_bf16>(s, *a, encode, sms, i);
+    }
+    return CUDA_K_UNSUPPORTED;
 }

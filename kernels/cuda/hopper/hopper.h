@@ -23,20 +23,15 @@ const char *cuda_attn_hopper_variant(const struct cuda_attn_args *a, bool always
 
 /* ---- hopper/conv.cu ---- */
 
-/* A way to compute a product or convolution: tiles of pixels x columns ("wgmma 256x160"; "wgmma 2x128x160": two of
- * them by turns). Names are unique and stay the same; `way` is for this build alone. */
+/* The ways to compute a product or convolution (igemm.h), the one that is thought the fastest first and hopeless
+ * ones left out; their number, 0: it is not served. A way is its name, which keeps its meaning: the pixels x columns
+ * of a tile ("wgmma 256x160"; "wgmma 2x128x160": two of them by turns). Served: f16 and bf16 x with channels of x
+ * and y multiples of 8, all on 16 bytes; k up to 7; stride 1 or 2; enlargement by exactly 2. sms: multiprocessors. */
 enum { CUDA_CONV_HOPPER_WAYS = 7 };
-struct cuda_hopper_way {
-    const char *name;
-    int way;
-};
-
-/* The ways to compute this (igemm.h), the one that is thought the fastest first; their number, 0: it is not served.
- * Served: f16 and bf16 x with channels of x and y multiples of 8, all on 16 bytes; k up to 7; stride 1 or 2;
- * enlargement by exactly 2. sms: multiprocessors. */
 struct cuda_igemm_args;
-int cuda_conv_hopper_ways(const struct cuda_igemm_args *a, int sms, struct cuda_hopper_way way[CUDA_CONV_HOPPER_WAYS]);
-int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, void *encode, int sms, int way);
+int cuda_conv_hopper_ways(const struct cuda_igemm_args *a, int sms, const char *way[CUDA_CONV_HOPPER_WAYS]);
+/* By a way, CUDA_K_UNSUPPORTED where it cannot serve these arguments. */
+int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, void *encode, int sms, const char *way);
 
 #ifdef __cplusplus
 }
