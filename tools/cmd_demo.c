@@ -1,3 +1,4 @@
+#include "lens/figure.h"
 #include "tools/sweep.h"
 
 #include <stdio.h>
@@ -79,8 +80,9 @@ static int demo(struct cli *c, void *user, char *line, struct dl_err *e)
     }
     if (rc == 0 && !c->dry_run) {
         char t[32];
-        cli_say(c, "done in %s; look at the figures in %s:", cli_duration(t, cli_seconds(c)), a->out);
-        for (int i = 0; i < ps.n; i++)
+        cli_say(c, figure_built() ? "done in %s; look at the figures in %s:" : "done in %s; the pictures are in %s/images",
+                cli_duration(t, cli_seconds(c)), a->out);
+        for (int i = 0; i < ps.n && figure_built(); i++)
             cli_say(c, "  grid_p%03d_s%llu.png  %s", i, (unsigned long long)a->seeds[0], ps.p[i].text);
     }
     json_decref(root);

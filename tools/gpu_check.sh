@@ -133,15 +133,15 @@ dlens=$build/dlens
 # The GPU tests as the build has them (CTest's label gpu), what all the rest stands on first; small: those whose kernels are
 # small enough for compute-sanitizer.
 tests=$(ctest --test-dir "$build" -N -L gpu 2>/dev/null | sed -n 's|^ *Test *#[0-9]*: .*cuda/||p')
-first="gemm conv attn norm misc graph demo tiers"
+first="gemm conv attn norm misc graph tune demo ways"
 tests="$(for t in $first; do echo "$tests" | grep -x "$t"; done) $(for t in $tests; do case " $first " in *" $t "*) ;; *) echo "$t" ;; esac; done)"
-small=$(for t in $tests; do case $t in demo | stream | tiers | cudnn | trace) ;; *) echo "$t" ;; esac; done)
+small=$(for t in $tests; do case $t in demo | stream | ways | cudnn | trace) ;; *) echo "$t" ;; esac; done)
 tests=$(echo $tests)
 
 # The Hopper tier first, where it runs, also at shapes for which it is not chosen. What fails is tried once more on memory
-# that lies on the GPU; everything after that goes without the tier, but for the test of the tiers, which comes last then.
+# that lies on the GPU; everything after that goes without the tier, but for the test of the ways, which comes last then.
 hopper=
-[ "$cap" != 90 ] || hopper="attn conv graph"
+[ "$cap" != 90 ] || hopper="attn conv gemm graph"
 if has test && [ -n "$hopper" ]; then
     for t in $hopper; do
         step "test cuda/$t, Hopper tier" 90 env DLENS_TEST_OWN=1 DLENS_CUDA_TIER=hopper "$build/tests/test_cuda_$t" && continue
@@ -151,7 +151,7 @@ if has test && [ -n "$hopper" ]; then
     done
     if [ "${DLENS_CUDA_TIER:-}" = portable ]; then
         note "Hopper tier" failed 0 "left out of all that follows"
-        hopper= tests="$(for t in $tests; do [ "$t" = tiers ] || echo "$t"; done) tiers"
+        hopper= tests="$(for t in $tests; do [ "$t" = ways ] || echo "$t"; done) ways"
     fi
 fi
 if [ -z "$tests" ] && { has test || has sanitize; }; then note "list of GPU tests" failed 0 "CTest finds none in $build"; fi

@@ -1,4 +1,5 @@
-/* Matrix products by cuBLASLt: y = x . w^T (+ bias) (tanh GELU), or + bias + res; and of e4m3 operands (+ bias).
+/* Matrix products by cuBLASLt: y = x . w^T (+ bias) (+ res), and of e4m3 operands (+ bias). Its GELU is not used: it is
+ * made of tanh.approx, whose 11 bits are fewer than the backend promises.
  *
  * The library is column-major: our row-major y [m][out] is its D [out x m], so A is w (transposed), B is x, and the
  * bias runs along D's rows as it wants. Rows of activations that do not lie back to back become a strided batch.
@@ -91,9 +92,7 @@ static bool aligned(const dl_act *a)
 bool cuda_blas_takes(const struct dl_ctx *c, const struct dl_gemm *a)
 {
     const struct dl_epi *e = &a->e;
-    if (c->opts.no_libraries || e->glu || e->add.p || e->gate.p || e->scale != 1) return false;
-    /* Its GELU is made of tanh.approx, of 11 bits: good for halves alone. */
-    if (e->fn != DL_NONE && (e->fn != DL_GELU_TANH || e->res.p || a->y.t != a->x.t || a->y.t == DL_F32)) return false;
+    if (c->opts.no_libraries || e->fn || e->glu || e->add.p || e->gate.p || e->scale != 1) return false;
     if (e->res.p && e->res.t != a->y.t) return false;
     if (a->y.t != a->x.t && a->y.t != DL_F32) return false;
     return aligned(&a->x) && aligned(&a->y) && (!e->res.p || aligned(&e->res));
@@ -125,9 +124,10 @@ static void product_close(struct product *p)
     if (p->op) (void)cublasLtMatmulDescDestroy(p->op);
 }
 
-/* The descriptor: w transposed, the epilogue; bias of type bias_t, or NULL. */
-static cublasStatus_t describe(struct product *p, cublasLtEpilogue_t epi, const void *bias, int bias_t)
+/* The descriptor: w transposed; bias of type bias_t, or NULL. */
+static cublasStatus_t describe(struct product *p, const void *bias, int bias_t)
 {
+    cublasLtEpilogue_t epi = bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
     cublasOperation_t trans = CUBLAS_OP_T;
     cudaDataType_t t = type_of(bias_t);
     cublasStatus_t s = cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
@@ -150,13 +150,10 @@ static cublasStatus_t product_open(struct product *p, const struct dl_gemm *g, c
     int64_t m = flat ? x->n * pixels : pixels;
     int32_t batch = flat ? 1 : x->n;
     *p = (struct product){.w = w, .x = x->p, .res = g->e.res.p, .y = y->p, .y_bytes = dl_act_bytes(*y)};
-    snprintf(p->key, sizeof p->key, "%s-%s out%lld in%lld m%lld b%d ld%d,%d,%d%s%s%s", dl_type_name(x->t),
+    snprintf(p->key, sizeof p->key, "%s-%s out%lld in%lld m%lld b%d ld%d,%d,%d%s%s", dl_type_name(x->t),
              dl_type_name(y->t), (long long)n, (long long)k, (long long)m, batch, x->ld, res->ld, y->ld,
-             bias ? " bias" : "", g->e.fn ? " gelu" : "", g->e.res.p ? " res" : "");
-    cublasLtEpilogue_t epi = g->e.fn ? (bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU)
-                             : bias  ? CUBLASLT_EPILOGUE_BIAS
-                                     : CUBLASLT_EPILOGUE_DEFAULT;
-    cublasStatus_t s = describe(p, epi, bias, y->t);
+             bias ? " bias" : "", g->e.res.p ? " res" : "");
+    cublasStatus_t s = describe(p, bias, y->t);
     if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->a, x->t, k, n, k, batch, 0);
     if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->b, x->t, k, m, x->ld, batch, x->rs);
     if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->c, y->t, n, m, res->ld, batch, res->rs);
@@ -189,7 +186,7 @@ static cublasStatus_t product_open_e4m3(struct product *p, const struct cuda_lt_
     *p = (struct product){.w = g->w, .x = g->x, .y = g->y, .y_bytes = y_bytes};
     snprintf(p->key, sizeof p->key, "e4m3-%s out%lld in%lld m%lld ld%lld%s%s", dl_type_name(g->y_t), (long long)g->out,
              (long long)g->in, (long long)g->m, (long long)g->ld, g->bias ? " bias" : "", g->sx ? " scales" : "");
-    cublasStatus_t s = describe(p, g->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT, g->bias, DL_BF16);
+    cublasStatus_t s = describe(p, g->bias, DL_BF16);
     if (s == CUBLAS_STATUS_SUCCESS && g->sx) s = scales(p, g->sw, g->sx);
     if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->a, DL_E4M3, g->in, g->out, g->in, 1, 0);
     if (s == CUBLAS_STATUS_SUCCESS) s = layout(&p->b, DL_E4M3, g->in, g->m, g->in, 1, 0);

@@ -85,6 +85,17 @@ static int upload_e4m3(struct dl_ctx *c, struct dl_lane *by, uint8_t *dst, const
     return rc;
 }
 
+/* [out][in][taps] as [out][taps][in]. */
+#define TAPS_FIRST(name, T)                                                                                            \
+    static void name(T *to, const T *from, int64_t out, int64_t in, int64_t taps)                                      \
+    {                                                                                                                  \
+        for (int64_t o = 0; o < out; o++, to += in * taps, from += in * taps)                                          \
+            for (int64_t k = 0; k < taps; k++)                                                                         \
+                for (int64_t i = 0; i < in; i++) to[k * in + i] = from[i * taps + k];                                  \
+    }
+TAPS_FIRST(taps_first_2, uint16_t)
+TAPS_FIRST(taps_first_4, uint32_t)
+
 static int fill(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_err *e)
 {
     struct dl_ctx *c = arg;
@@ -95,7 +106,7 @@ static int fill(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_er
     if (form == FORM_PLAIN) return upload_parts(c, p->lane, p->data, w, t, e);
 
     int64_t count = dl_w_count(w), in = w->nd > 1 ? w->dim[1] : 1, taps = w->nd == 4 ? w->dim[2] * w->dim[3] : 1;
-    uint8_t *a = malloc((size_t)count * 4), *b = malloc((size_t)count * 4);
+    void *a = malloc((size_t)count * 4), *b = malloc((size_t)count * 4);
     int rc = -1;
     if (!a || !b) {
         dl_fail(e, DL_ENOMEM, "no memory to convert weight %s", w->name);
@@ -103,13 +114,8 @@ static int fill(struct dl_pack *p, const struct dl_w *w, void *arg, struct dl_er
     }
     dl_w_read(w, a, t);
     if (form == FORM_WIDE) dl_convert(b, DL_F32, a, t, count);
-    if (form == FORM_OHWI) {
-        int64_t size = dl_type_bytes(t);
-        for (int64_t o = 0; o < w->dim[0]; o++)
-            for (int64_t k = 0; k < taps; k++)
-                for (int64_t i = 0; i < in; i++)
-                    memcpy(b + ((o * taps + k) * in + i) * size, a + ((o * in + i) * taps + k) * size, (size_t)size);
-    }
+    if (form == FORM_OHWI && t == DL_F32) taps_first_4(b, a, w->dim[0], in, taps);
+    if (form == FORM_OHWI && t != DL_F32) taps_first_2(b, a, w->dim[0], in, taps);
     rc = cuda_upload_by(c, p->lane, p->data, b, p->bytes, e);
 end:
     free(a);
