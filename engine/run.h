@@ -17,6 +17,7 @@
 #include "engine/arena.h"
 #include "engine/err.h"
 #include "engine/op.h"
+#include "engine/rng.h"
 
 enum dl_mode { DL_DRY, DL_EAGER, DL_CAPTURE };
 
@@ -76,6 +77,10 @@ struct dl_backend {
     int (*record_end)(struct dl_ctx *, struct dl_graph **g, struct dl_err *);
     int (*replay)(struct dl_ctx *, struct dl_graph *g, int32_t step, struct dl_err *);
     void (*graph_free)(struct dl_ctx *, struct dl_graph *g);
+    /* y [n][h][w][c], f32 = one draw of rng_normal's in the order [row][channel][y][x], rounded to `type`, made where the
+     * ops run; the generator goes on as it does there. Returns 1, and has done nothing, where this kind of generator or
+     * size is the host's to draw. NULL: all are. */
+    int (*noise)(struct dl_ctx *, struct dl_rng *, dl_act y, int type, struct dl_err *);
     /* Choices among several ways to compute the same that the backend has made by measurement, as pairs of texts: what
      * is done (a product's shape, say), and how. choices tells those that this process has used; choose makes one
      * beforehand, as a run recorded it, where it can be honoured. way, for tests and benchmarks: from now on always the

@@ -374,15 +374,23 @@ static int upload_row(struct pipe *p, dl_act a, int i, const float *from, struct
     return p->be->upload(p->ctx, (uint8_t *)a.p + i * bytes, from, bytes, e);
 }
 
+/* Image i's noise of a step, on the device where it draws this kind; `noise` is memory for a row. */
+static int draw_row(struct pipe *p, struct dl_rng *rng, int i, float *noise, struct dl_err *e)
+{
+    const struct dn *d = p->dn;
+    int type = d->gen.type == DL_E4M3 ? DL_BF16 : d->gen.type;
+    int rc = p->be->noise && p->latent_patch == 1 ? p->be->noise(p->ctx, rng, dl_act_rows(d->noise, i, 1), type, e) : 1;
+    if (rc <= 0) return rc;
+    if (pipe_noise(p, rng, d->gen.width, d->gen.height, d->gen.type, noise, e) < 0) return -1;
+    return upload_row(p, d->noise, i, noise, e);
+}
+
 /* The noise that step k takes, each image's from its own generator. */
 static int draw_noise(struct pipe *p, const struct pipe_image *im, int n, int k, float *noise, struct dl_err *e)
 {
-    struct dn *d = p->dn;
-    if (!d->table->step[k].draws) return 0;
-    for (int i = 0; i < n; i++)
-        if (pipe_noise(p, im[i].rng, d->gen.width, d->gen.height, d->gen.type, noise, e) < 0 ||
-            upload_row(p, d->noise, i, noise, e) < 0)
-            return -1;
+    const struct dn *d = p->dn;
+    for (int i = 0; i < n && d->table->step[k].draws; i++)
+        if (draw_row(p, im[i].rng, i, noise, e) < 0) return -1;
     return 0;
 }
 

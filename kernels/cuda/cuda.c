@@ -108,6 +108,22 @@ static int64_t cuda_free_bytes(struct dl_ctx *c)
     return (int64_t)free_bytes;
 }
 
+static int cuda_draw(struct dl_ctx *c, struct dl_rng *g, dl_act y, int type, struct dl_err *e)
+{
+    struct cuda_noise_args a = {.y = y,
+                                .seed = g->seed,
+                                .offset = g->offset,
+                                .sms = g->sms,
+                                .threads_per_sm = g->threads_per_sm,
+                                .type = type,
+                                .scale = 1};
+    int rc = g->kind == RNG_TORCH_CUDA ? cuda_noise(c->stream, &a) : CUDA_K_UNSUPPORTED;
+    if (rc == CUDA_K_UNSUPPORTED) return 1;
+    if (rc) return cuda_fail(e, (cudaError_t)rc, "drawing noise");
+    g->offset += cuda_noise_advance(&a);
+    return 0;
+}
+
 static bool cuda_supports(struct dl_ctx *c, int type)
 {
     if (type == DL_E4M3) return c->cc >= 89 && !c->opts.no_libraries;
@@ -223,6 +239,7 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
         .replay = cuda_replay,
         .graph_free = cuda_graph_free,
         .lanes = &cuda_lane_ops,
+        .noise = cuda_draw,
         .choices = cuda_tune_each,
         .choose = cuda_tune_pin,
         .way = cuda_tune_way,
