@@ -141,8 +141,9 @@ void cuda_tune_each(struct dl_ctx *c, void (*each)(void *user, const char *key, 
 
 void cuda_tune_way(struct dl_ctx *c, int n) { c->opts.way = n; }
 
-/* Least of n runs in ms after one that loads code; a large number for a way that fails. */
-static float time_of(const struct dl_ctx *c, int n, bool (*go)(void *user, int way), void *user, int way)
+/* Least of n runs in ms after one that loads code, or of fewer once it is clear that none is below `enough`; a large
+ * number for a way that fails. */
+static float time_of(const struct dl_ctx *c, int n, float enough, bool (*go)(void *user, int way), void *user, int way)
 {
     const struct cuda_tune *t = c->tune;
     float least = FAILED;
@@ -154,6 +155,7 @@ static float time_of(const struct dl_ctx *c, int n, bool (*go)(void *user, int w
         if (cudaEventSynchronize(t->end) != cudaSuccess) return FAILED;
         if (i >= 0) (void)cudaEventElapsedTime(&ms, t->begin, t->end);
         if (ms < least) least = ms;
+        if (i >= 0 && least > enough) break;
     }
     return least;
 }
@@ -166,13 +168,13 @@ int cuda_tune_race(struct dl_ctx *c, int n, bool (*go)(void *user, int way), voi
     int best = -1;
     if (n > CUDA_WAYS) n = CUDA_WAYS;
     for (int i = 0; i < n; i++) {
-        ms[i] = time_of(c, 2, go, user, i);
+        ms[i] = time_of(c, 2, least * NEAR, go, user, i);
         if (ms[i] < least) least = ms[i];
     }
     float near = least * NEAR;
     for (int i = 0; i < n && least < FAILED; i++) {
         if (ms[i] > near) continue;
-        float again = time_of(c, TIMED_RUNS, go, user, i);
+        float again = time_of(c, TIMED_RUNS, FAILED, go, user, i);
         if (again < ms[i]) ms[i] = again;
         if (best < 0 || ms[i] < ms[best]) best = i;
     }
