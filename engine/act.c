@@ -9,6 +9,38 @@ static int64_t size_of(int t, int32_t n, int32_t h, int32_t w, int32_t c)
     return s;
 }
 
+int64_t dl_parts_bytes(dl_act a)
+{
+    int64_t sets = a.n * ((int64_t)a.h * a.w / DL_PART_PIXELS);
+    return ((sets - 1) * a.ld + a.c) * 2 * (int64_t)sizeof *a.parts;
+}
+
+bool dl_parts_wanted(const struct dl_run *r, const dl_act *a)
+{
+    return r->be->parts && (int64_t)a->h * a->w % DL_PART_PIXELS == 0;
+}
+
+static dl_act with_parts(struct dl_run *r, void *(*end)(struct dl_arena *, int64_t), dl_act a)
+{
+    a.parts = NULL;
+    if (!a.p || !dl_run_ok(r) || !dl_parts_wanted(r, &a)) return a;
+    a.parts = end(&r->arena, dl_parts_bytes(a));
+    if (!a.parts)
+        dl_fail(&r->err, DL_ENOMEM, "arena of %lld bytes is too small: no room for the statistics of [%d,%d,%d,%d]",
+                (long long)r->arena.cap_bytes, a.n, a.h, a.w, a.c);
+    return a;
+}
+
+dl_act dl_parts_lo(struct dl_run *r, dl_act a) { return with_parts(r, dl_arena_lo, a); }
+
+dl_act dl_parts_hi(struct dl_run *r, dl_act a) { return with_parts(r, dl_arena_hi, a); }
+
+dl_act dl_parts_none(dl_act a)
+{
+    a.parts = NULL;
+    return a;
+}
+
 dl_act dl_act_at(void *p, int t, int32_t n, int32_t h, int32_t w, int32_t c)
 {
     return (dl_act){.p = p, .n = n, .h = h, .w = w, .c = c, .ld = c, .rs = (int64_t)h * w * c, .t = (uint8_t)t};
@@ -47,6 +79,7 @@ dl_act dl_act_cols(dl_act a, int32_t from, int32_t c)
 {
     bool ok = a.p && from >= 0 && c >= 1 && from <= a.c - c;
     a.p = ok ? (uint8_t *)a.p + (int64_t)from * dl_type_bytes(a.t) : NULL;
+    if (a.parts) a.parts = ok ? a.parts + (int64_t)from * 2 : NULL;
     a.c = c;
     return a;
 }
@@ -55,6 +88,7 @@ dl_act dl_act_rows(dl_act a, int32_t from, int32_t n)
 {
     bool ok = a.p && from >= 0 && n >= 1 && from <= a.n - n;
     a.p = ok ? (uint8_t *)a.p + from * a.rs * dl_type_bytes(a.t) : NULL;
+    if (a.parts) a.parts = ok ? a.parts + from * ((int64_t)a.h * a.w / DL_PART_PIXELS) * a.ld * 2 : NULL;
     a.n = n;
     return a;
 }

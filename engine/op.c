@@ -26,9 +26,11 @@ static int64_t vec_bytes(const dl_vec *v, int32_t n, int32_t c)
     return v->p ? (int64_t)(v->rs ? n : 1) * c * dl_type_bytes(v->t) : 0;
 }
 
+static int64_t parts_bytes(const dl_act *a) { return a->parts ? elements(a) / DL_PART_PIXELS * 2 * 4 : 0; }
+
 static int64_t epi_bytes(const struct dl_epi *e, const dl_act *y, int t)
 {
-    return bytes_of(y) + bytes_of(&e->res) + w_bytes(e->bias, t) + vec_bytes(&e->add, y->n, y->c) +
+    return bytes_of(y) + parts_bytes(y) + bytes_of(&e->res) + w_bytes(e->bias, t) + vec_bytes(&e->add, y->n, y->c) +
            vec_bytes(&e->gate, y->n, y->c);
 }
 
@@ -102,16 +104,18 @@ static const char *fn_text(int fn)
     return name[fn];
 }
 
+static const char *parts_text(const dl_act *a) { return a->parts ? " parts" : ""; }
+
 /* " bias silu add ..." as far as given. */
 struct text {
     char s[64];
 };
 
-static struct text epi_text(const struct dl_epi *e)
+static struct text epi_text(const struct dl_epi *e, const dl_act *y)
 {
     struct text t;
-    snprintf(t.s, sizeof t.s, "%s%s%s%s%s%s", e->bias ? " bias" : "", fn_text(e->fn), e->glu ? " glu" : "",
-             e->add.p ? " add" : "", e->gate.p ? " gate" : "", e->res.p ? " res" : "");
+    snprintf(t.s, sizeof t.s, "%s%s%s%s%s%s%s", e->bias ? " bias" : "", fn_text(e->fn), e->glu ? " glu" : "",
+             e->add.p ? " add" : "", e->gate.p ? " gate" : "", e->res.p ? " res" : "", parts_text(y));
     return t;
 }
 
@@ -123,7 +127,7 @@ void dl_op_gemm(struct dl_run *r, struct dl_gemm a)
     l.bytes = bytes_of(&a.x) + w_bytes(a.w, dl_e4m3_takes(r, &a) ? DL_E4M3 : a.x.t);
     l.bytes += epi_bytes(&a.e, &a.y, a.x.t);
     SHAPE("%d->%lld %d n%d %s%s", a.x.c, (long long)a.w->dim[0], a.x.h * a.x.w, a.x.n, dl_type_name(a.x.t),
-          epi_text(&a.e).s);
+          epi_text(&a.e, &a.y).s);
     RUN(gemm, &a);
 }
 
@@ -133,14 +137,15 @@ void dl_op_conv(struct dl_run *r, struct dl_conv a)
     struct dl_log l = {.op = "conv", .flops = 2 * elements(&a.y) * a.x.c * a.k * a.k};
     l.bytes = bytes_of(&a.x) + w_bytes(a.w, a.x.t) + stat_bytes(&a.pre, &a.x) + epi_bytes(&a.e, &a.y, a.x.t);
     SHAPE("k%d s%d %d->%d %dx%d n%d %s%s%s%s%s", a.k, a.stride, a.x.c, a.y.c, a.y.h, a.y.w, a.x.n, dl_type_name(a.x.t),
-          a.up ? " up" : "", a.pre.mean_rstd ? " pre" : "", fn_text(a.pre_fn), epi_text(&a.e).s);
+          a.up ? " up" : "", a.pre.mean_rstd ? " pre" : "", fn_text(a.pre_fn), epi_text(&a.e, &a.y).s);
     RUN(conv, &a);
 }
 
 static void run_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mean_rstd)
 {
-    struct dl_log l = {.op = "gnorm", .bytes = bytes_of(&a->x) + (int64_t)a->x.n * a->groups * 2 * 4};
-    SHAPE("g%d %d %dx%d n%d %s", a->groups, a->x.c, a->x.h, a->x.w, a->x.n, dl_type_name(a->x.t));
+    struct dl_log l = {.op = "gnorm", .bytes = a->x.parts ? parts_bytes(&a->x) : bytes_of(&a->x)};
+    l.bytes += (int64_t)a->x.n * a->groups * 2 * 4;
+    SHAPE("g%d %d %dx%d n%d %s%s", a->groups, a->x.c, a->x.h, a->x.w, a->x.n, dl_type_name(a->x.t), parts_text(&a->x));
     RUN(gnorm, a, mean_rstd);
 }
 
@@ -207,13 +212,31 @@ void dl_op_sinus(struct dl_run *r, struct dl_sinus a)
     RUN(sinus, &a);
 }
 
-void dl_op_copy(struct dl_run *r, struct dl_copy a)
+/* An activation's parts as an activation of twice the channels. */
+static dl_act parts_of(const dl_act *a)
 {
-    if (!dl_run_ok(r) || !dl_check_copy(r, &a)) return;
+    int32_t sets = (int32_t)((int64_t)a->h * a->w / DL_PART_PIXELS);
+    dl_act p = dl_act_at(a->parts, DL_F32, a->n, 1, sets, 2 * a->ld);
+    p.c = 2 * a->c;
+    return p;
+}
+
+static void run_copy(struct dl_run *r, struct dl_copy a)
+{
     struct dl_log l = {.op = "copy", .bytes = elements(&a.y) * dl_type_bytes(a.x.t) + bytes_of(&a.y)};
     SHAPE("%d %dx%d n%d/%d %s->%s%s", a.y.c, a.y.h, a.y.w, a.y.n, a.x.n, dl_type_name(a.x.t), dl_type_name(a.y.t),
           fn_text(a.fn));
     RUN(copy, &a);
+}
+
+/* Parts are copied by an op of their own. */
+void dl_op_copy(struct dl_run *r, struct dl_copy a)
+{
+    if (!dl_run_ok(r) || !dl_check_copy(r, &a)) return;
+    struct dl_copy parts = {.x = parts_of(&a.x), .y = parts_of(&a.y), .row = a.row, .a = 1};
+    a.x.parts = a.y.parts = NULL;
+    run_copy(r, a);
+    if (parts.y.p && dl_run_ok(r)) run_copy(r, parts);
 }
 
 void dl_op_add(struct dl_run *r, struct dl_add a)

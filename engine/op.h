@@ -26,7 +26,15 @@
 struct dl_run;
 struct sched_table; /* engine/sched.h */
 
-/* Activation [n][h][w][c]; a plain value that owns nothing. */
+enum { DL_PART_PIXELS = 32 };
+
+/* Activation [n][h][w][c]; a plain value that owns nothing.
+ *
+ * parts: partial statistics beside it, for the group norm that will read it: mean and sum of squared deviations of each
+ * channel over each set of DL_PART_PIXELS pixels, of the values as stored, f32 [n][h w / DL_PART_PIXELS][ld][2]. The
+ * sets divide an image's pixels; how, is up to the op that writes them, and channels that two ops write may be divided
+ * in two ways. An op that writes an activation with parts writes these as well: gemm, conv and copy do, the others
+ * refuse it. They take 1/8 of the memory of a 16-bit activation, so only what is normed has them. */
 typedef struct {
     void *p;      /* arena address; NULL: absent */
     int32_t n;    /* rows (images) */
@@ -35,6 +43,7 @@ typedef struct {
     int32_t ld;   /* elements from pixel to pixel, >= c */
     int64_t rs;   /* elements from row to row */
     uint8_t t;    /* enum dl_type */
+    float *parts; /* backend memory; NULL: none */
 } dl_act;
 
 /* A vector of channels for each row [n][c], perhaps out of a table of all steps: element j of row i in step s is at
@@ -77,7 +86,7 @@ struct dl_stat {
 };
 
 struct dl_gnorm {
-    dl_act x;
+    dl_act x; /* with parts: these may be read in its place */
     int32_t groups;
     float eps;
     struct dl_w *gamma, *beta;
@@ -145,7 +154,8 @@ struct dl_sinus {
 };
 
 /* y[i] = x[row[i]] * a + b, with conversion of type and pitch; fn last. row == NULL: row i, or row 0 when x.n == 1. row
- * is host memory [y.n]. Serves as the expansion of shared rows, as activation and as scaling. */
+ * is host memory [y.n]. Serves as the expansion of shared rows, as activation and as scaling. Where y has parts, x has
+ * them too, and nothing but pitch and rows may differ. */
 struct dl_copy {
     dl_act x, y;
     const int32_t *row;
@@ -294,5 +304,13 @@ dl_act dl_act_rows(dl_act a, int32_t from, int32_t n);
 dl_act dl_act_tokens(dl_act a);
 dl_act dl_act_pixels(dl_act a, int32_t h, int32_t w);
 int64_t dl_act_bytes(dl_act a); /* from the first element to the last */
+
+/* The same with parts from the run's arena, low end, high end: where the backend makes them and an image's pixels fall
+ * into whole sets (dl_parts_wanted); else without. */
+bool dl_parts_wanted(const struct dl_run *r, const dl_act *a);
+dl_act dl_parts_lo(struct dl_run *r, dl_act a);
+dl_act dl_parts_hi(struct dl_run *r, dl_act a);
+dl_act dl_parts_none(dl_act a);   /* the same without */
+int64_t dl_parts_bytes(dl_act a); /* from the first part to the last */
 
 #endif

@@ -46,12 +46,26 @@ static bool act_ok(const struct view *v, const dl_act *a, const char *name, bool
     if (a->n < 1 || a->h < 1 || a->w < 1 || a->c < 1) return bad(v, "%s is empty", name);
     if (a->ld < a->c) return bad(v, "%s has pitch %d, less than its %d channels", name, a->ld, a->c);
     int64_t row = ((int64_t)a->h * a->w - 1) * a->ld + a->c;
+    if (out && a->parts) return bad(v, "%s has partial statistics, which the op does not write", name);
     if (a->n > 1 && a->rs < row && (out || a->rs != 0))
         return bad(v, "%s has row stride %lld, less than a row of %lld", name, (long long)a->rs, (long long)row);
     return true;
 }
 
 static bool same_pixels(const dl_act *a, const dl_act *b) { return a->h == b->h && a->w == b->w; }
+
+static bool parts_ok(const struct view *v, const dl_act *a, const char *name)
+{
+    return !a->parts || (int64_t)a->h * a->w % DL_PART_PIXELS == 0 ||
+           bad(v, "%s has partial statistics, and not whole sets of %d pixels", name, DL_PART_PIXELS);
+}
+
+/* The output of an op that writes parts. */
+static bool y_ok(const struct view *v, const dl_act *a)
+{
+    dl_act values = dl_parts_none(*a);
+    return act_ok(v, &values, "y", true) && parts_ok(v, a, "y");
+}
 
 static bool vec_ok(const struct view *v, const dl_vec *a, int64_t c, const char *name)
 {
@@ -105,7 +119,7 @@ static bool epi_ok(const struct view *v, struct dl_epi *e)
 bool dl_check_gemm(struct dl_run *r, struct dl_gemm *a)
 {
     struct view v = {r, "gemm", &a->x, &a->y, a->w};
-    if (!act_ok(&v, &a->x, "x", false) || !act_ok(&v, &a->y, "y", true)) return false;
+    if (!act_ok(&v, &a->x, "x", false) || !y_ok(&v, &a->y)) return false;
     if (!a->w || a->w->n_parts == 0) return bad(&v, "weight is not bound");
     if (a->w->nd < 2 || a->w->nd > 4) return bad(&v, "weight has %d dimensions", a->w->nd);
     for (int i = 2; i < a->w->nd; i++)
@@ -130,7 +144,7 @@ static bool stat_ok(const struct view *v, const struct dl_stat *s, int32_t c)
 bool dl_check_conv(struct dl_run *r, struct dl_conv *a)
 {
     struct view v = {r, "conv", &a->x, &a->y, a->w};
-    if (!act_ok(&v, &a->x, "x", false) || !act_ok(&v, &a->y, "y", true)) return false;
+    if (!act_ok(&v, &a->x, "x", false) || !y_ok(&v, &a->y)) return false;
     if (a->stride == 0) a->stride = 1;
     if (a->k != 1 && a->k != 3) return bad(&v, "kernel of %d, not 1 or 3", a->k);
     if (a->stride != 1 && a->stride != 2) return bad(&v, "stride of %d, not 1 or 2", a->stride);
@@ -154,7 +168,7 @@ bool dl_check_conv(struct dl_run *r, struct dl_conv *a)
 bool dl_check_gnorm(struct dl_run *r, struct dl_gnorm *a)
 {
     struct view v = {r, "gnorm", &a->x, NULL, a->gamma};
-    if (!act_ok(&v, &a->x, "x", false)) return false;
+    if (!act_ok(&v, &a->x, "x", false) || !parts_ok(&v, &a->x, "x")) return false;
     if (a->groups < 1 || a->x.c % a->groups) return bad(&v, "%d channels do not make %d groups", a->x.c, a->groups);
     if (!(a->eps > 0)) return bad(&v, "eps of %g", (double)a->eps);
     return wvec_ok(&v, a->gamma, a->x.c, "gamma", true) && wvec_ok(&v, a->beta, a->x.c, "beta", true) &&
@@ -237,9 +251,11 @@ bool dl_check_sinus(struct dl_run *r, struct dl_sinus *a)
 bool dl_check_copy(struct dl_run *r, struct dl_copy *a)
 {
     struct view v = {r, "copy", &a->x, &a->y, NULL};
-    if (!act_ok(&v, &a->x, "x", false) || !act_ok(&v, &a->y, "y", true) || !fn_ok(&v, a->fn)) return false;
+    if (!act_ok(&v, &a->x, "x", false) || !y_ok(&v, &a->y) || !fn_ok(&v, a->fn)) return false;
     if (a->a == 0) a->a = 1;
     if (!same_pixels(&a->x, &a->y) || a->x.c != a->y.c) return bad(&v, "x and y differ in shape");
+    if (a->y.parts && (!a->x.parts || a->x.t != a->y.t || a->a != 1 || a->b != 0 || a->fn))
+        return bad(&v, "y has partial statistics, and is not x's values with theirs");
     if (a->row) return rows_ok(&v, a->row, a->y.n, a->x.n, "row");
     return a->x.n == a->y.n || a->x.n == 1 || bad(&v, "x has %d rows and there is no row map", a->x.n);
 }

@@ -60,6 +60,7 @@ struct dl_backend {
     const char *name;   /* "cpu", "cuda" */
     const char *device; /* what it computes on, for reports: "NVIDIA H200, ..."; NULL: the host's processor */
     const struct dl_ops *ops;
+    bool parts; /* group norms are cheaper from the parts of what they read (dl_act), so models make room for them */
     /* Memory that ops compute in, aligned to DL_ALIGN. */
     int (*alloc)(struct dl_ctx *, int64_t bytes, void **p, struct dl_err *);
     void (*free)(struct dl_ctx *, void *p);

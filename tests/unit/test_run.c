@@ -229,6 +229,18 @@ static void refusals(void **state)
 
     REFUSES("row[0] is -1", dl_op_copy(&r, (struct dl_copy){.x = x, .y = x, .row = minus}));
     REFUSES("differ in shape", dl_op_copy(&r, (struct dl_copy){.x = x, .y = y}));
+    dl_act with = y, odd = dl_act_at(values, DL_F32, 2, 4, 3, 32); /* 16 and 12 pixels: no whole set */
+    with.parts = odd.parts = values;
+    struct dl_norm norm = {.x = y, .y = with, .s = stat};
+    REFUSES("whole sets", dl_op_conv(&r, (struct dl_conv){.x = x, .y = with, .w = &m.conv, .k = 3}));
+    REFUSES("whole sets", dl_op_gnorm(&r, (struct dl_gnorm){.x = odd, .groups = 4, .eps = 1}));
+    REFUSES("does not write", dl_op_norm(&r, norm));
+    dl_act whole = dl_act_at(values, DL_F32, 2, 4, 8, 32);
+    with = whole, with.parts = values;
+    REFUSES("does not write", dl_op_add(&r, (struct dl_add){.a = whole, .b = whole, .y = with}));
+    REFUSES("values with theirs", dl_op_copy(&r, (struct dl_copy){.x = whole, .y = with}));
+    REFUSES("values with theirs", dl_op_copy(&r, (struct dl_copy){.x = with, .y = with, .a = 2}));
+    REFUSES("values with theirs", dl_op_copy(&r, (struct dl_copy){.x = with, .y = with, .fn = DL_SILU}));
     REFUSES("b is", dl_op_add(&r, (struct dl_add){.a = x, .b = y, .y = x}));
     REFUSES("even", dl_op_sinus(&r, (struct dl_sinus){.t = values, .y = x}));
     REFUSES("one", dl_op_embed(&r, (struct dl_embed){.ids = map, .y = x, .table = &m.proj}));
@@ -267,11 +279,51 @@ static void views(void **state)
     assert_null(dl_act_pixels(t, 3, 7).p);
 }
 
+/* Room for parts, its views, and copies of them. */
+static void parts(void **state)
+{
+    (void)state;
+    struct dl_backend wants = *be;
+    struct dl_run r;
+    struct dl_err e = {0};
+    static _Alignas(DL_ALIGN) uint8_t mem[1 << 16];
+    dl_run_open(&r, be, ctx, DL_F32);
+    assert_null(dl_parts_hi(&r, dl_act_hi(&r, DL_F32, 2, 8, 8, 12)).parts);
+    wants.parts = true;
+    dl_run_open(&r, &wants, ctx, DL_F32);
+    dl_run_bind(&r, mem, sizeof mem);
+    assert_null(dl_parts_hi(&r, dl_act_hi(&r, DL_F32, 2, 8, 7, 12)).parts);
+    dl_act a = dl_parts_hi(&r, dl_act_hi(&r, DL_F32, 2, 8, 8, 12)), c = dl_act_cols(a, 3, 5), b = dl_act_rows(a, 1, 1);
+    assert_int_equal(dl_parts_bytes(a), 2 * 2 * 12 * 2 * 4);
+    assert_int_equal(dl_parts_bytes(c), (3 * 12 + 5) * 2 * 4);
+    assert_ptr_equal(c.parts, a.parts + 3 * 2);
+    assert_ptr_equal(b.parts, a.parts + 2 * 12 * 2);
+    assert_ptr_equal(dl_act_tokens(a).parts, a.parts);
+    assert_null(dl_parts_none(a).parts);
+
+    const int32_t map[3] = {1, 0, 1};
+    dl_act y = dl_parts_lo(&r, dl_act_lo(&r, DL_F32, 3, 8, 8, 7)), to = dl_act_cols(y, 2, 5);
+    for (int i = 0; i < 2 * 2 * 12 * 2; i++) a.parts[i] = (float)i;
+    for (int i = 0; i < 3 * 2 * 7 * 2; i++) y.parts[i] = -1;
+    memset(a.p, 0, (size_t)dl_act_bytes(a));
+    dl_op_copy(&r, (struct dl_copy){.x = c, .y = to, .row = map});
+    assert_int_equal(dl_run_check(&r, &e), 0);
+    for (int i = 0; i < 3 * 2 * 7 * 2; i++) {
+        int row = i / 28, set = i / 14 % 2, at = i % 14;
+        assert_true(y.parts[i] == (at < 4 ? -1 : (float)((map[row] * 2 + set) * 24 + at - 4 + 6)));
+    }
+    assert_null(dl_parts_hi(&r, dl_act_at(values, DL_F32, 1, 64, 64, 128)).parts);
+    assert_int_equal(dl_run_check(&r, &e), -1);
+    assert_non_null(strstr(e.msg, "statistics of [1,64,64,128]"));
+    dl_run_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dry_and_real), cmocka_unit_test(error_sticks), cmocka_unit_test(not_loaded),
         cmocka_unit_test(refusals),     cmocka_unit_test(hostile_ids),  cmocka_unit_test(views),
+        cmocka_unit_test(parts),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

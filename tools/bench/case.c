@@ -77,6 +77,22 @@ static void fill_angles(float *p, int64_t pairs)
     for (int64_t i = 0; i < pairs; i++) p[2 * i] = cosf((float)i * 0.37f), p[2 * i + 1] = sinf((float)i * 0.37f);
 }
 
+/* Parts of x [dl_act_bytes] as a product would have left them; only a gnorm reads any. */
+static void fill_parts(float *p, const dl_act *a, const void *x)
+{
+    int64_t sets = (int64_t)a->h * a->w / DL_PART_PIXELS;
+    for (int64_t i = 0; i < a->n * sets * a->c; i++) {
+        int64_t c = i % a->c, row = i / a->c / sets, set = i / a->c % sets;
+        int64_t from = row * a->rs + set * DL_PART_PIXELS * a->ld + c;
+        double mean = 0, square = 0, v[DL_PART_PIXELS];
+        for (int k = 0; k < DL_PART_PIXELS; k++) v[k] = (double)dl_load(x, a->t, from + k * a->ld);
+        for (int k = 0; k < DL_PART_PIXELS; k++) mean += v[k] / DL_PART_PIXELS;
+        for (int k = 0; k < DL_PART_PIXELS; k++) square += (v[k] - mean) * (v[k] - mean);
+        float *to = p + ((row * sets + set) * a->ld + c) * 2;
+        to[0] = (float)mean, to[1] = (float)square;
+    }
+}
+
 static void fill_image(struct case_run *c, struct layout *l, enum case_values how)
 {
     bool mag = how == CASE_MAGNITUDES;
@@ -98,6 +114,8 @@ static void fill_image(struct case_run *c, struct layout *l, enum case_values ho
         float *p = (float *)(void *)(at + l->block[i]);
         if (l->o.block[i].what == BLOCK_STATS) fill_stats(p, l->o.block[i].bytes / 8, mag);
         if (l->o.block[i].what == BLOCK_ANGLES) fill_angles(p, l->o.block[i].bytes / 8);
+        if (l->o.block[i].what == BLOCK_PARTS && !l->o.block[i].out)
+            fill_parts(p, l->o.act[0].a, at + l->act[0]);
         if (l->o.block[i].what == BLOCK_PIXELS) memset(p, 0xaa, (size_t)l->o.block[i].bytes);
     }
 }

@@ -92,12 +92,18 @@ static void block(struct operands *o, const void *field, int64_t bytes, enum op_
     o->n_block++;
 }
 
+static void parts(struct operands *o, dl_act *a, bool out)
+{
+    block(o, &a->parts, dl_parts_bytes(*a), BLOCK_PARTS, out);
+}
+
 static void epilogue(struct operands *o, struct dl_epi *e, dl_act *y)
 {
     weight(o, &e->bias);
     vec(o, &e->add, y->n, y->c);
     vec(o, &e->gate, y->n, y->c);
     act(o, &e->res, false, y);
+    parts(o, y, true);
 }
 
 static void statistics(struct operands *o, struct dl_stat *s, const dl_act *x)
@@ -115,7 +121,7 @@ static int64_t schedule_bytes(const struct sched_table *t)
 
 static void list_gnorm(struct operands *o, struct dl_gnorm *a)
 {
-    act(o, &a->x, false, NULL);
+    act(o, &a->x, false, NULL), parts(o, &a->x, false);
     weight(o, &a->gamma), weight(o, &a->beta);
     vec(o, &a->scale, a->x.n, a->x.c), vec(o, &a->shift, a->x.n, a->x.c);
 }

@@ -60,7 +60,12 @@ size_t op_size(enum op_kind kind); /* of its struct */
 void op_call(struct dl_run *r, enum op_kind kind, const union op_args *a, struct dl_stat *stat);
 
 /* Values of a block of backend memory that is no activation. */
-enum op_block { BLOCK_STATS /* f32 [n][groups][2] */, BLOCK_ANGLES /* f32 cos, sin pairs */, BLOCK_PIXELS /* u8 */ };
+enum op_block {
+    BLOCK_STATS,  /* f32 [n][groups][2] */
+    BLOCK_ANGLES, /* f32 cos, sin pairs */
+    BLOCK_PIXELS, /* u8 */
+    BLOCK_PARTS,  /* of an activation */
+};
 
 /* Everything that `a` refers to: pointers into *a. Absent operands (NULL pointers) are not listed. */
 struct operands {

@@ -231,6 +231,7 @@ int tape_open(struct tape **out, int64_t memory_bytes, struct dl_err *e)
     c->ops = TABLE(rec), c->blank_ops = TABLE(blank);
     c->be = (struct dl_backend){.name = "tape",
                                 .ops = &c->ops,
+                                .parts = true,
                                 .alloc = no_memory,
                                 .free = no_free,
                                 .upload = no_move,
