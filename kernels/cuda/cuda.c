@@ -227,6 +227,7 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
         .name = "cuda",
         .device = c->text,
         .ops = &c->ops,
+        .parts = true,
         .alloc = cuda_alloc,
         .free = cuda_free,
         .upload = cuda_upload,

@@ -1,6 +1,7 @@
 /* Matrix products and convolutions: the ways to compute one, weight forms, scratch, and the choice among them (tune.h).
  *
- * A product whose epilogue cuBLASLt has goes there. For the others kernels of ours that fuse the whole epilogue (igemm.h,
+ * A product whose epilogue cuBLASLt has goes there. For the others, and for those whose result has parts (op.h: a pass
+ * more behind the library, none behind most of ours), kernels of ours that fuse the whole epilogue (igemm.h,
  * hopper/hopper.h), ones that also normalise on load (nconv.h), and cuBLASLt with a pass of ours behind it
  * (gemm_sums.h) take part in a race, once for each shape. Each of them gives the result within the same error budget. */
 #include "engine/e4m3.h"
@@ -10,7 +11,7 @@
 
 #include <stdio.h>
 
-enum kind { OWN, HOPPER, NORM_ON_LOAD, LIBRARY };
+enum kind { OWN, HOPPER, NORM_ON_LOAD, LIBRARY, LIBRARY_WHOLE };
 
 struct way {
     enum kind kind;
@@ -26,6 +27,7 @@ struct product {
     struct cuda_nconv_args a;    /* the product, and the norm or activation before it, if any */
     dl_act ready;                /* where a pass leaves the normalised x; p NULL: x needs none */
     const struct dl_gemm *whole; /* for the library; NULL: not offered */
+    const void *bias;            /* in y's type, where the library does all of it */
     struct way way[CUDA_WAYS];
     int n;
     void *scratch, *workspace;
@@ -69,7 +71,8 @@ static void offer_library(struct product *p)
     const struct dl_gemm *g = p->whole;
     struct dl_gemm b = bare(g, dl_act_at(NULL, DL_F32, g->y.n, g->y.h, g->y.w, (int32_t)g->w->dim[0]));
     struct cuda_sums s = {.r = p->r, .a = g, .out = g->w->dim[0]};
-    if (cuda_blas_takes(p->r->ctx, &b)) offer(p, LIBRARY, "cublaslt + epilogue", cuda_sums_bytes(&s));
+    if (cuda_blas_takes(p->r->ctx, g)) offer(p, LIBRARY_WHOLE, "cublaslt", 0);
+    else if (cuda_blas_takes(p->r->ctx, &b)) offer(p, LIBRARY, "cublaslt + epilogue", cuda_sums_bytes(&s));
 }
 
 /* What serves the product, the best guess first. */
@@ -119,10 +122,14 @@ static void library_sums(void *user, dl_act y, int64_t row, int64_t from)
 }
 
 /* Failures go into the run. */
-static void run_library(struct product *p, dl_act y)
+static void run_library(struct product *p, const struct way *w, dl_act y)
 {
     struct dl_gemm g = *p->whole;
     g.y = y;
+    if (w->kind == LIBRARY_WHOLE) {
+        cuda_blas_gemm(p->r, &g, p->a.c.w, p->bias, p->workspace);
+        return;
+    }
     struct cuda_sums s = {.r = p->r,
                           .a = &g,
                           .out = g.w->dim[0],
@@ -144,8 +151,9 @@ static int run_way(struct product *p, int i, dl_act y)
     if (p->ready.p) rc = prepare(p), a.c.x = p->ready;
     if (rc == 0 && w->kind == OWN) rc = cuda_igemm(c->stream, &a.c, &w->own, p->scratch);
     if (rc == 0 && w->kind == HOPPER) rc = cuda_tier_conv_run(c, &a.c, w->name);
-    if (rc == 0 && w->kind == LIBRARY) run_library(p, y);
-    return rc;
+    if (w->kind == OWN || rc != 0) return rc;
+    if (w->kind != HOPPER) run_library(p, w, y);
+    return y.parts && dl_run_ok(p->r) ? cuda_parts(c->stream, &y) : 0;
 }
 
 /* For the race: what a way cannot do is no failure of the run. */
@@ -182,7 +190,7 @@ static void run_product(struct product *p)
     for (int i = 0; i < p->n; i++) {
         name[i] = p->way[i].name;
         scratch_bytes = most(scratch_bytes, p->way[i].scratch_bytes);
-        if (p->way[i].kind == LIBRARY) p->workspace = dl_arena_hi(&r->arena, CUDA_LT_WORKSPACE);
+        if (p->way[i].kind >= LIBRARY) p->workspace = dl_arena_hi(&r->arena, CUDA_LT_WORKSPACE);
     }
     if (scratch_bytes) p->scratch = dl_arena_hi(&r->arena, scratch_bytes);
     if (cuda_live(r)) p->a.c.step = cuda_step(r);
@@ -216,19 +224,20 @@ void cuda_op_gemm(struct dl_run *r, const struct dl_gemm *a)
     int t = a->x.t;
     if (dl_e4m3_takes(r, a)) {
         cuda_gemm_e4m3(r, a);
+        if (a->y.parts && cuda_live(r)) cuda_launched(r, "gemm: parts", cuda_parts(r->ctx->stream, &a->y));
         return;
     }
     const void *w = cuda_w_plain(r, a->w, t);
     struct dl_mark m = dl_arena_mark(&r->arena);
-    if (cuda_blas_takes(r->ctx, a)) {
+    const void *bias = NULL;
+    if (a->e.bias && cuda_blas_takes(r->ctx, a))
+        bias = a->y.t == t ? cuda_w_plain(r, a->e.bias, t) : (const void *)cuda_w_wide(r, a->e.bias, t);
+    if (cuda_blas_takes(r->ctx, a) && !a->y.parts) {
         r->variant = "cublaslt";
-        const void *bias = !a->e.bias     ? NULL
-                           : a->y.t == t ? cuda_w_plain(r, a->e.bias, t)
-                                         : cuda_w_wide(r, a->e.bias, t);
         void *workspace = dl_arena_hi(&r->arena, CUDA_LT_WORKSPACE);
         if (cuda_live(r)) cuda_blas_gemm(r, a, w, bias, workspace);
     } else {
-        struct product p = {.r = r, .op = "gemm", .whole = a};
+        struct product p = {.r = r, .op = "gemm", .whole = a, .bias = bias};
         p.a.c = args_of(a->x, a->y, w, &a->e, cuda_w_wide(r, a->e.bias, t));
         run_product(&p);
     }

@@ -152,7 +152,8 @@ int cuda_igemm(struct CUstream_st *s, const struct cuda_igemm_args *a, const str
     p.taps = a->k * a->k, p.inner = p.taps * p.in, p.pixels = a->y.h * a->y.w, p.wide = wide(a);
     if (way->tile == IGEMM_PLAIN_TILE) {
         p.columns = (int32_t)up(p.out, IGEMM_PLAIN);
-        return igemm_plain_run(s, p, (unsigned)(up(p.m, IGEMM_PLAIN) * p.columns));
+        int rc = igemm_plain_run(s, p, (unsigned)(up(p.m, IGEMM_PLAIN) * p.columns));
+        return rc || !a->y.parts ? rc : cuda_parts(s, &a->y);
     }
 
     const igemm_tile *t = &igemm_tiles[way->tile];
@@ -161,6 +162,7 @@ int cuda_igemm(struct CUstream_st *s, const struct cuda_igemm_args *a, const str
     int rc = igemm_mma_run(s, way->tile, p, (unsigned)(tiles_of(a, t) * p.split));
     if (rc || p.split == 1) return rc;
     unsigned blocks = (unsigned)up((int64_t)p.m * (p.out / (p.wide ? 8 : 1)), ADD_THREADS);
-    return p.wide ? DL_LAUNCH(igemm_add<8>, dim3(blocks), dim3(ADD_THREADS), 0, s, p)
-                  : DL_LAUNCH(igemm_add<1>, dim3(blocks), dim3(ADD_THREADS), 0, s, p);
+    rc = p.wide ? DL_LAUNCH(igemm_add<8>, dim3(blocks), dim3(ADD_THREADS), 0, s, p)
+                : DL_LAUNCH(igemm_add<1>, dim3(blocks), dim3(ADD_THREADS), 0, s, p);
+    return rc || !a->y.parts ? rc : cuda_parts(s, &a->y);
 }

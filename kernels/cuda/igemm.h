@@ -27,7 +27,7 @@ extern "C" {
 struct CUstream_st;
 
 struct cuda_igemm_args {
-    dl_act x, y;   /* f32, f16, bf16, any pitch; y may be of another type */
+    dl_act x, y;   /* f32, f16, bf16, any pitch; y may be of another type; its parts are written where it has them */
     const void *w; /* [out][k][k][in] in x's type; [2 out][in] with glu */
     int32_t k, stride;
     bool up;           /* x is enlarged to y's h and w */

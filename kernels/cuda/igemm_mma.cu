@@ -32,6 +32,7 @@
  * Traps: a source outside its array is never read (cp.async of 0 bytes) but its address is computed. Fewer than 2^31
  *     pixels and tiles.
  */
+#include "kernels/cuda/dev/parts.cuh"
 #include "kernels/cuda/igemm.cuh"
 
 /* WARPS_M warps lie along the pixels, WARPS_N along the channels. BLOCKS: on a multiprocessor, which bounds
@@ -53,6 +54,7 @@ template <class T_, int TM_, int TN_, int TK_, int STAGES_, int WARPS_M_, int WA
     static_assert(TK == 32 || TK == 64, "rows that igemm_swizzled knows");
     static_assert(TM % STEP == 0 && STEP % 16 == 0, "a thread's rows have one swizzle, and with glu one half");
     static_assert(TM % (16 * WARPS_M) == 0 && TN % (16 * WARPS_N) == 0 && TN % 32 == 0, "whole products; banks");
+    static_assert(TM / PARTS % DL_PART_PIXELS == 0, "whole sets (dl_act's parts)");
     static_assert(WARPS_M % PARTS == 0 && TM / PARTS * PITCH * 4 <= SMEM, "sums go through the stages' memory");
     static_assert(SMEM <= (99 << 10), "fits");
 };
@@ -157,7 +159,7 @@ template <int V> __device__ __forceinline__ void igemm_take(float *v, dl_sptr<fl
 }
 
 /* Some rows of sums [][PITCH], the first of them row m0 of the product, through the epilogue, V channels a thread at a
- * time. */
+ * time. Where y has parts, its values are left in place of the sums. */
 template <class C, int V>
 __device__ __forceinline__ void igemm_store_rows(const igemm_params &p, dl_sptr<float> sums, int32_t m0, int32_t n0)
 {
@@ -171,6 +173,22 @@ __device__ __forceinline__ void igemm_store_rows(const igemm_params &p, dl_sptr<
         igemm_take<V>(s, from);
         if (p.e.glu) igemm_take<V>(s2, from + 8);
         igemm_store<V>(p, step, m0 + row, o0 + c, s, s2);
+        if (p.e.y.parts) k_part_keep<V>(from, s, p.e.y.t);
+    }
+}
+
+/* The parts of these rows, out of the values that igemm_store_rows left. Sets are rows side by side: they never cross
+ * images, and m and m0 are multiples of them. */
+template <class C>
+__device__ __forceinline__ void igemm_store_parts(const igemm_params &p, dl_sptr<float> sums, int32_t m0, int32_t n0)
+{
+    const int32_t o0 = p.e.glu ? n0 / 2 : n0, each = p.e.glu ? C::TN / 2 : C::TN;
+#pragma unroll 1
+    for (int32_t item = (int32_t)threadIdx.x; item < C::TM / C::PARTS / DL_PART_PIXELS * each; item += C::THREADS) {
+        int32_t set = item / each, c = item - set * each, row = set * DL_PART_PIXELS;
+        if (m0 + row >= p.m || o0 + c >= p.out) continue;
+        float2 part = k_part_column<C::PITCH, 8>(sums + (row * C::PITCH + igemm_column(p, c)));
+        dl_st(k_part_at(p.e.y, (m0 + row) / DL_PART_PIXELS, o0 + c), part);
     }
 }
 
@@ -200,6 +218,10 @@ __device__ __forceinline__ void igemm_finish(const igemm_params &p, float acc[C:
         __syncthreads();
         if (p.wide) igemm_store_rows<C, 8>(p, sums, m0 + part * (C::TM / C::PARTS), n0);
         else igemm_store_rows<C, 1>(p, sums, m0 + part * (C::TM / C::PARTS), n0);
+        if (p.e.y.parts) {
+            __syncthreads();
+            igemm_store_parts<C>(p, sums, m0 + part * (C::TM / C::PARTS), n0);
+        }
     }
 }
 

@@ -9,7 +9,8 @@
  * Activations: f32, f16 or bf16; x and y may differ in type unless said otherwise. Pitches (ld, rs) are free; where
  * pointers, pitches and channels are multiples of 16 bytes the vector variants run, else scalar ones, to the same
  * result within rounding. Weights that are vectors (gamma, beta, bias) come as f32, already rounded to the type of
- * the run.
+ * the run. Products and convolutions (igemm.h, nconv.h) write y's parts, where it has them, with y; no other function
+ * reads or writes parts but those of parts.cu.
  *
  * Result: 0, a cudaError_t, or CUDA_K_UNSUPPORTED for a shape or type that no kernel takes (nothing was launched).
  *
@@ -65,6 +66,14 @@ struct cuda_norm_args {
     int32_t fn; /* enum dl_fn */
 };
 int cuda_norm(struct CUstream_st *s, const struct cuda_norm_args *a);
+
+/* ---- parts.cu ---- */
+
+/* The parts of y (dl_act), from its values: behind an op that did not make them itself. A set is 32 pixels in a row. */
+int cuda_parts(struct CUstream_st *s, const dl_act *y);
+
+/* As cuda_gnorm, from the parts of x alone; scratch is not used. */
+int cuda_gnorm_parts(struct CUstream_st *s, const struct cuda_gnorm_args *a);
 
 /* ---- attn.cu ---- */
 

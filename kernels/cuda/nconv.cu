@@ -36,6 +36,7 @@
 #include "kernels/cuda/nconv.h"
 #include "kernels/cuda/dev/epilogue.cuh"
 #include "kernels/cuda/dev/norm.cuh"
+#include "kernels/cuda/dev/parts.cuh"
 
 #include <string.h>
 
@@ -57,7 +58,7 @@ template <class T_, int BOXES_, int TN_, int WARPS_M_, int WARPS_N_, int STAGES_
         PIECES = (HALO + PIXELS - 1) / PIXELS,           /* of 16 bytes, a thread and slice */
         ROWS = (TN + PIXELS - 1) / PIXELS,               /* of weights, a thread and tap */
         X = BOXES * NCONV_BOX, W = TN * NCONV_TK,        /* elements of one buffer */
-        PART = 64, PER = PART / WM, PITCH = TN + 8,      /* of the sums in shared memory: f32 [PART][PITCH] */
+        PART = 2 * DL_PART_PIXELS, PER = PART / WM, PITCH = TN + 8, /* of the sums in shared memory: f32 [PART][PITCH] */
         SMEM = (2 * X + STAGES * W) * 2
     };
     static_assert(BOXES % 2 == 0 && WM % 16 == 0 && WN % 16 == 0 && PART % WM == 0 && 8 % MI == 0, "whole fragments");
@@ -216,6 +217,23 @@ __device__ __forceinline__ void nconv_multiply(float acc[C::MI][2 * C::NJ][4], c
             dl_mma<typename C::T>(acc[i][j], o->a[i], o->b[j >> 1][(j & 1) * 2], o->b[j >> 1][(j & 1) * 2 + 1]);
 }
 
+/* The parts of what nconv_store left in shared memory, 4 rows of pixels of two boxes: a set is 4 x 8 pixels, and wholly
+ * in the image or not at all. */
+template <class C>
+__device__ __forceinline__ void nconv_store_parts(const nconv_job &a, dl_sptr<float> sums, dl_sptr<uint4> boxes,
+                                                  int32_t part, int32_t n0)
+{
+    const int32_t w = a.e.y.w / 8, h = a.e.y.h / 4;
+    for (int32_t item = (int32_t)threadIdx.x; item < 2 * C::TN; item += C::THREADS) {
+        int32_t b = item / C::TN, c = item % C::TN;
+        uint4 box = boxes[(part >> 1) * 2 + b];
+        int32_t image = (int32_t)box.x, y = (int32_t)box.y / 4 + (part & 1), x = (int32_t)box.z / 8;
+        if (image < 0 || y >= h || x >= w || n0 + c >= a.e.y.c) continue;
+        float2 v = k_part_column<C::PITCH, 16>(sums + (b * 8 * C::PITCH + c));
+        dl_st(k_part_at(a.e.y, ((int64_t)image * h + y) * w + x, n0 + c), v);
+    }
+}
+
 /* Sums to y, PART pixels at a time through shared memory. */
 template <class C>
 __device__ __forceinline__ void nconv_store(const nconv_job &a, const float acc[C::MI][2 * C::NJ][4],
@@ -250,6 +268,11 @@ __device__ __forceinline__ void nconv_store(const nconv_job &a, const float acc[
             int64_t pixel = (int64_t)y * a.e.y.w + x;
             k_epi<8>(a.e, step, image, pixel, n0 + c, v, v);
             k_store_t<8>(a.e.y.p, a.e.y.t, k_at(a.e.y, image, pixel, n0 + c), v);
+            if (a.e.y.parts) k_part_keep<8>(sums + row * C::PITCH + c, v, a.e.y.t);
+        }
+        if (a.e.y.parts) {
+            __syncthreads();
+            nconv_store_parts<C>(a, sums, boxes, part, n0);
         }
     }
 }
@@ -433,5 +456,8 @@ int cuda_nconv(struct CUstream_st *s, const struct cuda_nconv_args *a, const cha
         int e = DL_LAUNCH(nconv_table, grid, K_THREADS, 0, s, n, table);
         if (e) return e;
     }
-    return nconv_tiles[tile].run[c->x.t == DL_BF16](s, j);
+    const bool later = c->y.parts && (c->y.h % 4 || c->y.w % 8); /* no whole sets in the boxes */
+    if (later) j.e.y.parts = NULL;
+    int rc = nconv_tiles[tile].run[c->x.t == DL_BF16](s, j);
+    return rc || !later ? rc : cuda_parts(s, &c->y);
 }

@@ -11,8 +11,9 @@ static void op_gnorm(struct dl_run *r, const struct dl_gnorm *a, float *mean_rst
     struct cuda_gnorm_args g = {.x = a->x, .groups = a->groups, .eps = a->eps, .mean_rstd = mean_rstd};
     struct dl_mark m = dl_arena_mark(&r->arena);
     r->variant = "hand-written";
-    g.scratch = dl_arena_hi(&r->arena, cuda_gnorm_scratch(&g));
-    if (cuda_live(r)) cuda_launched(r, "gnorm", cuda_gnorm(r->ctx->stream, &g));
+    if (!a->x.parts) g.scratch = dl_arena_hi(&r->arena, cuda_gnorm_scratch(&g));
+    if (cuda_live(r))
+        cuda_launched(r, "gnorm", (a->x.parts ? cuda_gnorm_parts : cuda_gnorm)(r->ctx->stream, &g));
     dl_arena_release_hi(&r->arena, m);
 }
 

@@ -142,6 +142,39 @@ UNUSED static void t_compare(const char *name, const char *kernel, dl_act y, con
     print_message("%-40s %-26s %5.1f %% of budget\n", name, kernel, 100 * worst);
 }
 
+/* With room for parts, whose memory ends with the last channel's. */
+UNUSED static dl_act t_parts(dl_act a)
+{
+    a.parts = (float *)simt_alloc(dl_parts_bytes(a));
+    return a;
+}
+
+/* y's parts are those of its values. Pixels of a set: 32 in a row; `boxes`: 4 x 8. */
+UNUSED static void t_parts_ok(const char *name, dl_act y, bool boxes)
+{
+    const int sets = y.h * y.w / DL_PART_PIXELS, across = boxes ? y.w / 8 : 1;
+    for (int64_t i = 0; i < (int64_t)y.n * sets; i++)
+        for (int64_t c = 0; c < y.c; c++) {
+            double v[DL_PART_PIXELS], mean = 0, big = 0, about = 0, m2 = 0;
+            int64_t set = i % sets;
+            for (int k = 0; k < DL_PART_PIXELS; k++) {
+                int64_t p = set * DL_PART_PIXELS + k;
+                if (boxes) p = (set / across * 4 + k / 8) * y.w + set % across * 8 + k % 8;
+                v[k] = t_at(y, i / sets, p, c);
+                mean += v[k] / DL_PART_PIXELS, big += fabs(v[k]) / DL_PART_PIXELS, about += pow(v[k] - v[0], 2);
+            }
+            for (int k = 0; k < DL_PART_PIXELS; k++) m2 += pow(v[k] - mean, 2);
+            const float *got = y.parts + (i * y.ld + c) * 2;
+            double bound = C_ACC * u_acc * (about + m2) + DL_PART_PIXELS * pow(C_ACC * u_acc * big, 2);
+            if (!(fabs((double)got[0] - mean) <= C_ACC * u_acc * big) || !(fabs((double)got[1] - m2) <= bound))
+                fail_msg("%s: set %d of row %d, channel %d has mean %.9g and deviations %.9g, not %.9g and %.9g", name,
+                         (int)set, (int)(i / sets), (int)c, (double)got[0], (double)got[1], mean, m2);
+        }
+    const uint8_t *at = (const uint8_t *)y.parts; /* what lies between is as simt_alloc left it */
+    for (int64_t b = 0; b < dl_parts_bytes(y); b++)
+        if (b / 8 % y.ld >= y.c) assert_int_equal(at[b], 0xff);
+}
+
 /* enum dl_fn on a value with its bound: slopes are at most 1.13. */
 UNUSED static val t_fn(int fn, val x)
 {

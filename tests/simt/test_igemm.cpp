@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/igemm.cuh"
 
-enum { BIAS = 1, GLU = 2, ADD = 4, GATE = 8, RES = 16, SCALE = 32, STEPS = 64, IN_PLACE = 128, F32 = 256 };
+enum { BIAS = 1, GLU = 2, ADD = 4, GATE = 8, RES = 16, SCALE = 32, STEPS = 64, IN_PLACE = 128, F32 = 256, PARTS = 512 };
 
 struct one_case {
     const char *name;
@@ -25,6 +25,11 @@ static const one_case cases[] = {
     {"k3 40 -> 3", 3, 6, 5, 40, 3, 3, 1, 0, 0, 0, BIAS | SCALE, 0},
     {"k3 32 -> 4 of f32, in place", 1, 9, 8, 32, 4, 3, 1, 0, 0, 0, BIAS | IN_PLACE | F32, 8},
     {"k3 96 -> 168, in place", 1, 6, 6, 96, 168, 3, 1, 0, 0, DL_GELU_TANH, GATE | IN_PLACE, 0},
+    {"k1 40 -> 168, nine images of 32, parts", 9, 1, 32, 40, 168, 1, 1, 0, 0, 0, PARTS | BIAS, 0},
+    {"k1 glu 64 -> 88, images of 96, parts", 2, 3, 32, 64, 88, 1, 1, 0, 0, DL_GELU, PARTS | GLU | BIAS | RES, 8},
+    {"k3 72 -> 40, 8 x 12, all parts, parts", 3, 8, 12, 72, 40, 3, 1, 0, 0, DL_SILU, PARTS | 0x7d, 8},
+    {"k3 stride 2, scalars, parts", 2, 15, 16, 16, 20, 3, 2, 0, 0, 0, PARTS | BIAS | F32, 0},
+    {"k3 up in place, parts", 1, 5, 16, 16, 136, 3, 1, 10, 32, 0, PARTS | IN_PLACE, 0},
 };
 
 /* An operation's arguments, and what it should give. */
@@ -89,6 +94,7 @@ static job make(const one_case &k, int t)
     if (k.parts & GATE) a.gate = t_vec(DL_F32, steps, k.n, k.out, 0.5, 1);
     if (k.parts & STEPS) a.step = t_ints({step});
     if (k.parts & SCALE) a.scale = 0.70710678f;
+    if (k.parts & PARTS) a.y = t_parts(a.y);
     if (k.parts & IN_PLACE) t_random(a.y, 0, 2);
     if (k.parts & IN_PLACE) a.res = a.y;
     else if (k.parts & RES) a.res = t_random(t_act(ty, k.n, a.y.h, a.y.w, k.out, 2 * k.pad), 0, 2);
@@ -106,9 +112,11 @@ static job make(const one_case &k, int t)
 static std::vector<uint8_t> run(const char *name, const job &j, const cuda_igemm_way &way)
 {
     memcpy(j.a.y.p, j.y.data(), j.y.size());
+    if (j.a.y.parts) memset(j.a.y.parts, 0xff, (size_t)dl_parts_bytes(j.a.y));
     void *scratch = way.scratch_bytes ? simt_alloc(way.scratch_bytes) : NULL;
     t_ran(way.name, cuda_igemm(nullptr, &j.a, &way, scratch));
     t_compare(name, way.name, j.a.y, j.want);
+    if (j.a.y.parts) t_parts_ok(name, j.a.y, false);
     return std::vector<uint8_t>((uint8_t *)j.a.y.p, (uint8_t *)j.a.y.p + j.y.size());
 }
 

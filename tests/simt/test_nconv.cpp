@@ -4,7 +4,7 @@
 
 enum {
     BIAS = 1, ADD = 2, GATE = 4, RES = 8, SELF = 16, SCALE = 32, STEPS = 64, /* of the epilogue; SELF: res is y */
-    NORM = 128, SHIFT = 256, UP = 512
+    NORM = 128, SHIFT = 256, UP = 512, PARTS = 1024
 };
 
 struct nconv_case {
@@ -33,6 +33,16 @@ static const nconv_case cases[] = {
     {"plain", DL_BF16, DL_BF16, 1, 8, 16, 64, 104, 0, DL_NONE, 0, 8, BIAS, 0.3},
     {"up", DL_F16, DL_F16, 2, 5, 6, 40, 16, 0, DL_NONE, 0, 0, UP | BIAS, 0.3},
     {"up after a norm, odd", DL_BF16, DL_BF16, 1, 5, 7, 32, 16, 4, DL_SILU, 0, 8, UP | NORM, 0.3},
+    {"8x8, three images, parts", DL_F16, DL_F16, 3, 8, 8, 40, 168, 8, DL_SILU, 0, 0, PARTS | NORM | BIAS, 0.3},
+    {"12x24, two images, parts", DL_BF16, DL_BF16, 2, 12, 24, 16, 24, 2, DL_SILU, 0, 8, PARTS | NORM | BIAS | RES, 0.3},
+    {"4x8, five images, parts", DL_F16, DL_F32, 5, 4, 8, 32, 136, 4, DL_SILU, DL_SILU, 8,
+     PARTS | NORM | BIAS | ADD | GATE | SCALE, 0.3},
+    {"16x8 onto itself, parts", DL_F16, DL_F16, 1, 16, 8, 8, 40, 1, DL_SILU, 0, 0, PARTS | NORM | SELF, 0.3},
+    {"16x6, no whole sets in boxes, parts", DL_F16, DL_F16, 2, 16, 6, 24, 40, 3, DL_SILU, 0, 0, PARTS | NORM | BIAS,
+     0.3},
+    {"6x16, no whole sets in boxes, parts", DL_BF16, DL_BF16, 2, 6, 16, 24, 40, 3, DL_SILU, 0, 0, PARTS | NORM | BIAS,
+     0.3},
+    {"up, parts", DL_F16, DL_F16, 2, 4, 8, 40, 16, 0, DL_NONE, 0, 0, PARTS | UP | BIAS, 0.3},
 };
 
 /* x as the products see it [n][pixel][c], rounded to x's type once where something was done to it. */
@@ -96,6 +106,7 @@ static cuda_nconv_args args_of(const nconv_case &k, int step)
     int steps = step + 1, up = k.parts & UP ? 2 : 1, odd = k.parts & UP && k.h % 2;
     a.c.x = t_random(t_act(k.t, k.n, k.h, k.w, k.in, k.pad), k.mean, 1);
     a.c.y = t_act(k.ty, k.n, k.h * up - odd, k.w * up, k.out, k.pad);
+    if (k.parts & PARTS) a.c.y = t_parts(a.c.y);
     if (k.parts & SELF) t_random(a.c.y, 0, 2);
     a.c.w = t_random(t_act(k.t, k.out, 3, 3, k.in, 0), 0, 0.3).p;
     a.c.k = 3, a.c.stride = 1, a.c.up = k.parts & UP, a.c.fn = k.fn, a.c.step = t_ints({step});
@@ -164,11 +175,13 @@ static void case_holds(const nconv_case &k)
     std::vector<uint8_t> got;
     for (int w = 0; w < n; w++) {
         memcpy(a.c.y.p, before.data(), before.size());
+        if (a.c.y.parts) memset(a.c.y.parts, 0xff, (size_t)dl_parts_bytes(a.c.y));
         simt_seed += 7;
         run(k.name, a, ways[w]);
         t_compare(k.name, ways[w].name, a.c.y, want);
         if (w == 0) got.assign((uint8_t *)a.c.y.p, (uint8_t *)a.c.y.p + before.size());
         assert_memory_equal(a.c.y.p, got.data(), got.size());
+        if (a.c.y.parts) t_parts_ok(k.name, a.c.y, a.c.y.h % 4 == 0 && a.c.y.w % 8 == 0);
         if (k.n == 1 || w != turn % n) continue;
         for (int i = 0; i < k.n; i++) {
             cuda_nconv_args one = row_of(a, i);
