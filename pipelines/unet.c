@@ -125,7 +125,7 @@ static void run_resnet(struct pass *p, struct unet_resnet *n, dl_act x, dl_act y
 {
     struct dl_run *r = p->r;
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act h = dl_act_hi(r, r->t, x.n, x.h, x.w, n->out), res = x;
+    dl_act h = dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, n->out)), res = x;
     struct dl_stat s = norm_of(r, p->u, x, &n->n1_g, &n->n1_b, p->u->cfg.eps);
     dl_vec temb = p->temb;
     temb.p = (const float *)temb.p + n->temb_at;
@@ -138,8 +138,8 @@ static void run_resnet(struct pass *p, struct unet_resnet *n, dl_act x, dl_act y
                                    .e = {.bias = &n->conv1_b, .add = temb}});
     s = norm_of(r, p->u, h, &n->n2_g, &n->n2_b, p->u->cfg.eps);
     if (n->in != n->out) {
-        dl_op_conv(r, (struct dl_conv){.x = x, .y = y, .w = &n->shortcut, .k = 1, .e = {.bias = &n->shortcut_b}});
-        res = y;
+        res = dl_parts_none(y);
+        dl_op_conv(r, (struct dl_conv){.x = x, .y = res, .w = &n->shortcut, .k = 1, .e = {.bias = &n->shortcut_b}});
     }
     dl_op_conv(r, (struct dl_conv){.x = h,
                                    .y = y,
@@ -232,8 +232,8 @@ static void run_attn(struct pass *p, struct unet_attn *a, dl_act x, dl_act y, co
         feed_forward(r, a->c, &a->block[i], dl_act_tokens(t));
     }
     if (expand) {
-        dl_op_copy(r, (struct dl_copy){.x = x, .y = y, .row = expand});
-        res = y;
+        res = dl_parts_none(y);
+        dl_op_copy(r, (struct dl_copy){.x = x, .y = res, .row = expand});
     }
     dl_op_conv(r, (struct dl_conv){.x = t, .y = y, .w = &a->out, .k = 1, .e = {.bias = &a->out_b, .res = res}});
     dl_arena_release_hi(&r->arena, m);
@@ -254,7 +254,8 @@ static dl_act run_down(struct pass *p, dl_act x, const int32_t *expand)
     const int R = p->rows->n, c0 = u->cfg.channels[0];
     struct dl_mark m = dl_arena_mark(&r->arena);
 
-    dl_act all = unet_skip_push(&p->skips, R, x.h, x.w, c0), h = expand ? dl_act_hi(r, r->t, x.n, x.h, x.w, c0) : all;
+    dl_act all = unet_skip_push(&p->skips, R, x.h, x.w, c0), h = all;
+    if (expand) h = dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, c0));
     dl_op_conv(r, (struct dl_conv){.x = x, .y = h, .w = &u->conv_in, .k = 3, .e = {.bias = &u->conv_in_b}});
     dl_tap(r, h, "conv_in");
     if (expand) dl_op_copy(r, (struct dl_copy){.x = h, .y = all, .row = expand});
@@ -270,7 +271,7 @@ static dl_act run_down(struct pass *p, dl_act x, const int32_t *expand)
             dl_act y = unet_skip_push(&p->skips, R, h.h, h.w, c);
             if (l->cross) {
                 struct dl_mark inner = dl_arena_mark(&r->arena);
-                dl_act t = dl_act_hi(r, r->t, h.n, h.h, h.w, c);
+                dl_act t = dl_parts_hi(r, dl_act_hi(r, r->t, h.n, h.h, h.w, c));
                 run_resnet(p, &l->resnet[j], h, t);
                 dl_tap(r, t, "down_blocks.%d.resnets.%d", i, j);
                 run_attn(p, &l->attn[j], t, y, expand);
@@ -298,8 +299,8 @@ static void run_mid(struct pass *p, dl_act x)
 {
     struct dl_run *r = p->r;
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act a = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c), b = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c),
-           y = unet_skip_head(&p->skips);
+    dl_act a = dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, x.c)),
+           b = dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, x.c)), y = unet_skip_head(&p->skips);
     run_resnet(p, &p->u->mid_res[0], x, a);
     dl_tap(r, a, "mid_block.resnets.0");
     run_attn(p, &p->u->mid_attn, a, b, NULL);
@@ -315,7 +316,7 @@ static void run_up_layer(struct pass *p, int i, int j, const struct unet_skip *s
     struct dl_run *r = p->r;
     struct unet_level *l = &p->u->up[i];
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act t = l->cross ? dl_act_hi(r, r->t, y.n, y.h, y.w, y.c) : y;
+    dl_act t = l->cross ? dl_parts_hi(r, dl_act_hi(r, r->t, y.n, y.h, y.w, y.c)) : y;
     run_resnet(p, &l->resnet[j], s->both, t);
     dl_tap(r, t, "up_blocks.%d.resnets.%d", i, j);
     dl_arena_release_lo(&r->arena, s->before);
@@ -340,6 +341,7 @@ static dl_act run_up(struct pass *p)
             const dl_act x = s.both;
             bool last = j + 1 == l->n;
             y = last ? dl_act_hi(r, r->t, x.n, x.h, x.w, l->resnet[j].out) : unet_skip_head(&p->skips);
+            if (last && !l->sampler) y = dl_parts_hi(r, y); /* an upsampler has no norm */
             run_up_layer(p, i, j, &s, y);
         }
         if (!l->sampler) continue; /* the last level: y stays for conv_out */

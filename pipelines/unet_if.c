@@ -55,11 +55,11 @@ static void run_resnet(struct pass *p, struct unet_if_resnet *n, dl_act x, dl_ac
 {
     struct dl_run *r = p->r;
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act h = dl_act_hi(r, r->t, x.n, x.h, x.w, n->out), res = x;
+    dl_act h = dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, n->out)), res = x;
     struct dl_stat s = resnet_in(p, n, x, h, false);
     if (n->in != n->out) {
-        dl_op_conv(r, (struct dl_conv){.x = x, .y = y, .w = &n->shortcut, .k = 1, .e = {.bias = &n->shortcut_b}});
-        res = y;
+        res = dl_parts_none(y);
+        dl_op_conv(r, (struct dl_conv){.x = x, .y = res, .w = &n->shortcut, .k = 1, .e = {.bias = &n->shortcut_b}});
     }
     resnet_out(p, n, h, s, res, y, divisor);
     dl_arena_release_hi(&r->arena, m);
@@ -73,7 +73,8 @@ static void run_shared_resnet(struct pass *p, struct unet_if_resnet *n, dl_act x
     struct dl_run *r = p->r;
     struct dl_mark m = dl_arena_mark(&r->arena);
     const int groups = p->u->cfg.groups;
-    dl_act few = dl_act_hi(r, r->t, x.n, x.h, x.w, n->out), h = dl_act_hi(r, r->t, y.n, y.h, y.w, n->out);
+    dl_act few = dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, n->out));
+    dl_act h = dl_act_hi(r, r->t, y.n, y.h, y.w, n->out);
     dl_act stats = dl_act_hi(r, DL_F32, y.n, 1, 1, 2 * groups);
     struct dl_stat s = resnet_in(p, n, x, few, false);
     dl_op_copy(r, (struct dl_copy){.x = few, .y = h, .row = expand});
@@ -90,7 +91,7 @@ static void run_sampler(struct pass *p, struct unet_if_resnet *n, dl_act x, dl_a
 {
     struct dl_run *r = p->r;
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act h = dl_act_hi(r, r->t, y.n, y.h, y.w, n->out);
+    dl_act h = dl_parts_hi(r, dl_act_hi(r, r->t, y.n, y.h, y.w, n->out)), res = dl_parts_none(y);
     struct dl_stat s;
     if (up) {
         s = resnet_in(p, n, x, h, true);
@@ -105,8 +106,8 @@ static void run_sampler(struct pass *p, struct unet_if_resnet *n, dl_act x, dl_a
         dl_op_conv(r, (struct dl_conv){.x = half, .y = h, .w = &n->conv1, .k = 3, .e = {.bias = &n->conv1_b}});
         s = norm_of(p, h, &n->n2_g, &n->n2_b, p->u->cfg.eps);
     }
-    dl_op_resize(r, (struct dl_resize){.x = x, .y = y, .kind = up ? DL_RESIZE_NEAREST : DL_RESIZE_MEAN2});
-    resnet_out(p, n, h, s, y, y, p->u->cfg.out_scale);
+    dl_op_resize(r, (struct dl_resize){.x = x, .y = res, .kind = up ? DL_RESIZE_NEAREST : DL_RESIZE_MEAN2});
+    resnet_out(p, n, h, s, res, y, p->u->cfg.out_scale);
     dl_arena_release_hi(&r->arena, m);
 }
 
@@ -149,7 +150,7 @@ static void run_down_layer(struct pass *p, int i, int j, dl_act x, dl_act y)
     struct dl_run *r = p->r;
     struct unet_if_level *l = &p->u->down[i];
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act t = l->cross ? dl_act_hi(r, r->t, y.n, y.h, y.w, y.c) : y;
+    dl_act t = l->cross ? dl_parts_hi(r, dl_act_hi(r, r->t, y.n, y.h, y.w, y.c)) : y;
     run_resnet(p, &l->resnet[j], x, t, p->u->cfg.out_scale);
     dl_tap(r, t, "down_blocks.%d.resnets.%d", i, j);
     if (l->cross) {
@@ -169,7 +170,7 @@ static dl_act run_first(struct pass *p, dl_act x, const int32_t *expand)
     dl_act all = unet_skip_push(&p->skips, R, x.h, x.w, c0);
     dl_act y = unet_skip_push(&p->skips, R, x.h, x.w, c0);
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act h = expand ? dl_act_hi(r, r->t, x.n, x.h, x.w, c0) : all;
+    dl_act h = expand ? dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, c0)) : all;
     dl_op_conv(r, (struct dl_conv){.x = x, .y = h, .w = &u->conv_in, .k = 3, .e = {.bias = &u->conv_in_b}});
     dl_tap(r, h, "conv_in");
     if (!expand) {
@@ -177,7 +178,7 @@ static dl_act run_first(struct pass *p, dl_act x, const int32_t *expand)
         return y;
     }
     struct unet_if_level *l = &u->down[0];
-    dl_act t = l->cross ? dl_act_hi(r, r->t, y.n, y.h, y.w, y.c) : y;
+    dl_act t = l->cross ? dl_parts_hi(r, dl_act_hi(r, r->t, y.n, y.h, y.w, y.c)) : y;
     dl_op_copy(r, (struct dl_copy){.x = h, .y = all, .row = expand});
     run_shared_resnet(p, &l->resnet[0], h, all, expand, t);
     if (l->cross) run_attn(p, &l->attn[0], t, y);
@@ -212,8 +213,8 @@ static void run_mid(struct pass *p, dl_act x)
     struct dl_run *r = p->r;
     struct unet_if *u = p->u;
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act a = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c), b = dl_act_hi(r, r->t, x.n, x.h, x.w, x.c);
-    dl_act y = unet_skip_head(&p->skips);
+    dl_act a = dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, x.c)),
+           b = dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, x.c)), y = unet_skip_head(&p->skips);
     run_resnet(p, &u->mid_res[0], x, a, u->cfg.mid_scale);
     dl_tap(r, a, "mid_block.resnets.0");
     run_attn(p, &u->mid_attn, a, b);
@@ -229,7 +230,7 @@ static void run_up_layer(struct pass *p, int i, int j, const struct unet_skip *s
     struct dl_run *r = p->r;
     struct unet_if_level *l = &p->u->up[i];
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act t = l->cross ? dl_act_hi(r, r->t, y.n, y.h, y.w, y.c) : y;
+    dl_act t = l->cross ? dl_parts_hi(r, dl_act_hi(r, r->t, y.n, y.h, y.w, y.c)) : y;
     run_resnet(p, &l->resnet[j], s->both, t, p->u->cfg.out_scale);
     dl_tap(r, t, "up_blocks.%d.resnets.%d", i, j);
     dl_arena_release_lo(&r->arena, s->before);
@@ -253,7 +254,7 @@ static dl_act run_up(struct pass *p)
             const struct unet_skip s = unet_skip_pop(&p->skips);
             const dl_act x = s.both;
             bool last = j + 1 == l->n;
-            y = last ? dl_act_hi(r, r->t, x.n, x.h, x.w, l->resnet[j].out) : unet_skip_head(&p->skips);
+            y = last ? dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, l->resnet[j].out)) : unet_skip_head(&p->skips);
             run_up_layer(p, i, j, &s, y);
         }
         if (!l->sampler) continue; /* the last level: y stays for conv_out */

@@ -6,7 +6,7 @@ dl_act unet_skip_push(struct unet_skips *s, int n, int h, int w, int c)
     int both = s->up_in[s->n_ups - 1 - s->n]; /* the last skip is read first */
     s->n++;
     k->before = dl_arena_mark(&s->r->arena);
-    k->both = dl_act_lo(s->r, s->r->t, n, h, w, both);
+    k->both = dl_parts_lo(s->r, dl_act_lo(s->r, s->r->t, n, h, w, both));
     k->part = dl_act_cols(k->both, both - c, c);
     return k->part;
 }

@@ -12,7 +12,7 @@
 enum { UNET_LEVELS = 8, UNET_LAYERS = 8, UNET_SKIPS = UNET_LEVELS * (UNET_LAYERS + 1) + 1 };
 
 struct unet_skip {
-    dl_act both, part;     /* [rows][h][w][c_h + c_skip], and its last c_skip channels */
+    dl_act both, part;     /* [rows][h][w][c_h + c_skip], and its last c_skip channels; with parts, for the norm */
     struct dl_mark before; /* low end of the arena before it was taken */
 };
 

@@ -16,14 +16,14 @@ static struct dl_stat norm_of(struct dl_run *r, const struct vae *v, dl_act x, s
 static void run_resnet(struct dl_run *r, struct vae *v, struct vae_resnet *n, dl_act x, dl_act y)
 {
     struct dl_mark m = dl_arena_mark(&r->arena);
-    dl_act h = dl_act_hi(r, r->t, x.n, x.h, x.w, n->out), res = x;
+    dl_act h = dl_parts_hi(r, dl_act_hi(r, r->t, x.n, x.h, x.w, n->out)), res = x;
     struct dl_stat s = norm_of(r, v, x, &n->n1_g, &n->n1_b);
     dl_op_conv(r, (struct dl_conv){
                       .x = x, .y = h, .w = &n->conv1, .k = 3, .pre = s, .pre_fn = DL_SILU, .e = {.bias = &n->conv1_b}});
     s = norm_of(r, v, h, &n->n2_g, &n->n2_b);
     if (n->in != n->out) {
-        dl_op_conv(r, (struct dl_conv){.x = x, .y = y, .w = &n->shortcut, .k = 1, .e = {.bias = &n->shortcut_b}});
-        res = y;
+        res = dl_parts_none(y);
+        dl_op_conv(r, (struct dl_conv){.x = x, .y = res, .w = &n->shortcut, .k = 1, .e = {.bias = &n->shortcut_b}});
     }
     dl_op_conv(r, (struct dl_conv){.x = h,
                                    .y = y,
@@ -57,17 +57,31 @@ static void run_attn(struct dl_run *r, struct vae *v, dl_act x, dl_act y)
     dl_arena_release_hi(&r->arena, m);
 }
 
-/* Two buffers at the arena's low end take turns, each as large as the largest activation. */
+/* Two buffers at the arena's low end take turns, each as large as the largest activation, with room for its parts where
+ * these are wanted. */
 struct flip {
     struct dl_run *r;
     void *p[2];
+    float *parts[2];
     int at;
 };
+
+static struct flip flip_open(struct dl_run *r, int64_t elements)
+{
+    struct flip f = {.r = r};
+    for (int i = 0; i < 2; i++) {
+        f.p[i] = dl_arena_lo(&r->arena, elements * dl_type_bytes(r->t));
+        if (r->be->parts) f.parts[i] = dl_arena_lo(&r->arena, elements / DL_PART_PIXELS * 2 * 4);
+    }
+    return f;
+}
 
 static dl_act flip_next(struct flip *f, int n, int h, int w, int c)
 {
     f->at ^= 1;
-    return dl_act_at(f->p[f->at], f->r->t, n, h, w, c);
+    dl_act a = dl_act_at(f->p[f->at], f->r->t, n, h, w, c);
+    if (dl_parts_wanted(f->r, &a)) a.parts = f->parts[f->at];
+    return a;
 }
 
 /* Elements of the largest activation that the decoder hands from layer to layer. */
@@ -87,8 +101,7 @@ void vae_decode(struct dl_run *r, struct vae *v, dl_act z, dl_act x)
     const struct vae_config *c = &v->cfg;
     struct dl_mark m = dl_arena_mark(&r->arena);
     int top = c->channels[c->levels - 1], h = z.h, w = z.w;
-    int64_t bytes = largest(c, h, w) * z.n * dl_type_bytes(r->t);
-    struct flip f = {.r = r, .p = {dl_arena_lo(&r->arena, bytes), dl_arena_lo(&r->arena, bytes)}};
+    struct flip f = flip_open(r, largest(c, h, w) * z.n);
 
     dl_act a = dl_act_hi(r, r->t, z.n, h, w, c->latent_c), y;
     dl_op_copy(r, (struct dl_copy){.x = z, .y = a, .a = 1 / c->scaling, .b = c->shift});
@@ -112,6 +125,7 @@ void vae_decode(struct dl_run *r, struct vae *v, dl_act z, dl_act x)
     for (int i = 0; i < c->levels; i++) {
         for (int j = 0; j <= c->layers; j++) {
             a = y, y = flip_next(&f, z.n, h, w, v->up[i][j].out);
+            if (j == c->layers && i + 1 < c->levels) y = dl_parts_none(y); /* an upsampler has no norm */
             run_resnet(r, v, &v->up[i][j], a, y);
             dl_tap(r, y, "decoder.up_blocks.%d.resnets.%d", i, j);
         }
