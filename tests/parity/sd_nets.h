@@ -79,6 +79,7 @@ struct sd_unet {
     struct dl_run *r;
     struct sd_nets *m;
     struct taps *taps; /* listens in the first step alone; may be NULL */
+    int h, w;          /* in place of the stored latents' size; 0: that */
 
     const struct pairs *p;
     dl_act x, text, pooled, *y;
@@ -118,7 +119,7 @@ static inline void sd_unet_run(void *user, const struct pairs *p, dl_act y[PAIRS
     struct unet *u = &j->m->unet;
     const int64_t *d;
     const float *latent = ref_data(j->m->ref, "in.latent", &d);
-    const int h = (int)d[1], w = (int)d[2], t = j->r->t, tables = u->cfg.pooled ? p->conds : 1;
+    const int h = j->h ? j->h : (int)d[1], w = j->w ? j->w : (int)d[2], t = j->r->t, tables = u->cfg.pooled ? p->conds : 1;
     j->p = p, j->y = y;
     j->x = net_pick(mc, t, latent, p->latents, p->x_n, h, w, (int)d[3]);
     j->text = net_pick(mc, t, ref_data(j->m->ref, "in.text", NULL), p->texts, p->conds, 1, SD_TOKENS, u->cfg.cross_dim);

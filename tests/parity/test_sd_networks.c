@@ -2,6 +2,7 @@
  * PyTorch's own bf16 error, and rows that do not depend on their neighbours, byte for byte. The reference values are
  * made by tools/ref/networks.py, the checkpoints here and now by the synth library. */
 
+#include "tests/parity/parts.h"
 #include "tests/parity/sd_nets.h"
 #include "tools/synth.h"
 
@@ -123,12 +124,28 @@ static void test_rows(void **state)
     net_each_type(models, MODELS, rows_of);
 }
 
+/* At a size where most levels' pixels make whole sets. */
+static void parts_of_model(const struct machine *mc, struct dl_run *r, const char *name)
+{
+    struct sd_nets *m = sd_nets_open(name, 1);
+    net_free(mc, sd_decode(mc, r, m, 0, 2).p);
+    pairs_check(mc, sd_unet_run, &(struct sd_unet){.mc = mc, .r = r, .m = m, .h = 32, .w = 16});
+    sd_nets_close(m);
+}
+
+static void test_parts(void **state)
+{
+    (void)state;
+    parts_each_model(models, MODELS, parts_of_model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32),
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_parts),
     };
     return cmocka_run_group_tests(tests, make_checkpoints, root_remove);
 }

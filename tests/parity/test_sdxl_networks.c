@@ -4,6 +4,7 @@
  * neighbours, byte for byte. The reference values are made by tools/ref/sdxl_networks.py, the checkpoint here and now
  * by the synth library. */
 
+#include "tests/parity/parts.h"
 #include "tests/parity/sd_nets.h"
 #include "tools/synth.h"
 
@@ -226,6 +227,21 @@ static void test_rows(void **state)
     net_each_type(models, 1, rows_of);
 }
 
+/* At a size where most levels' pixels make whole sets. */
+static void parts_of_model(const struct machine *mc, struct dl_run *r, const char *name)
+{
+    struct sd_nets *m = sd_nets_open(name, 2);
+    net_free(mc, sd_decode(mc, r, m, 0, 2).p);
+    pairs_check(mc, sd_unet_run, &(struct sd_unet){.mc = mc, .r = r, .m = m, .h = 32, .w = 16});
+    sd_nets_close(m);
+}
+
+static void test_parts(void **state)
+{
+    (void)state;
+    parts_each_model(models, 1, parts_of_model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -233,6 +249,7 @@ int main(void)
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_half_decoder),
         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_parts),
     };
     return cmocka_run_group_tests(tests, make_checkpoint, root_remove);
 }

@@ -5,6 +5,7 @@
 
 #include "tests/parity/if_unet.h"
 #include "tests/parity/pairs.h"
+#include "tests/parity/parts.h"
 #include "tests/parity/taps.h"
 #include "tests/unit/root.h"
 
@@ -57,6 +58,7 @@ struct job {
     struct dl_run *r;
     struct model *m;
     struct taps *taps; /* listens in the first step alone; may be NULL */
+    int h, w;          /* in place of the stored latents' size; 0: that */
 
     const struct pairs *p;
     dl_act x, text, *y;
@@ -92,7 +94,7 @@ static void run_pairs(void *user, const struct pairs *p, dl_act y[PAIRS_STEPS])
     struct unet_if *u = &j->m->u;
     const int64_t *d;
     const float *latent = ref_data(j->m->ref, "in.latent", &d), *text = ref_data(j->m->ref, "in.text", NULL);
-    const int h = (int)d[1], w = (int)d[2], t = j->r->t;
+    const int h = j->h ? j->h : (int)d[1], w = j->w ? j->w : (int)d[2], t = j->r->t;
     j->p = p, j->y = y;
     j->x = net_pick(mc, t, latent, p->latents, p->x_n, h, w, (int)d[3]);
     j->text = net_pick(mc, DL_F32, text, p->texts, p->conds, 1, TOKENS, u->cfg.text_dim);
@@ -151,6 +153,20 @@ static void test_rows(void **state)
 {
     (void)state;
     net_each_type(models, MODELS, rows_of);
+}
+
+/* At a size where every level's pixels make whole sets. */
+static void parts_of_model(const struct machine *mc, struct dl_run *r, const char *name)
+{
+    struct model *m = model_open(name);
+    pairs_check(mc, run_pairs, &(struct job){.mc = mc, .r = r, .m = m, .h = 32, .w = 64});
+    model_close(m);
+}
+
+static void test_parts(void **state)
+{
+    (void)state;
+    parts_each_model(models, MODELS, parts_of_model);
 }
 
 /* An image that does not halve often enough is refused, with the multiple. */
@@ -288,6 +304,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32),   cmocka_unit_test(test_bf16),     cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_parts),
         cmocka_unit_test(test_sizes), cmocka_unit_test(test_refusals), cmocka_unit_test(test_widths),
     };
     return cmocka_run_group_tests(tests, make_checkpoints, remove_checkpoints);
