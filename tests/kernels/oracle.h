@@ -358,4 +358,45 @@ UNUSED static struct dl_epi t_epi_row(struct dl_epi e, int i)
     return e;
 }
 
+/* A group norm's statistics of what an op has just written, with parts where the backend makes them. */
+struct t_normed {
+    int groups; /* 0: none is wanted */
+    dl_act got; /* f32 [n][1][1][2 groups] */
+};
+
+UNUSED static struct t_normed t_normed_make(int groups, int n)
+{
+    return (struct t_normed){groups, t_act(DL_F32, n, 1, 1, 2 * groups, 0)};
+}
+
+UNUSED static void t_normed_call(struct dl_run *r, const struct t_normed *k, dl_act y)
+{
+    const char *variant = r->variant; /* the op's stays the latest */
+    struct dl_stat s = dl_op_gnorm(r, (struct dl_gnorm){.x = y, .groups = k->groups, .eps = 1e-5f});
+    dl_act at = dl_act_at((void *)(uintptr_t)s.mean_rstd, DL_F32, y.n, 1, 1, 2 * k->groups);
+    dl_op_copy(r, (struct dl_copy){.x = at, .y = k->got});
+    r->variant = variant;
+}
+
+/* They are those of y as it is stored. */
+UNUSED static void t_normed_ok(const char *name, const struct t_normed *k, dl_act y)
+{
+    const int64_t size = y.c / k->groups, count = (int64_t)y.h * y.w * size;
+    for (int64_t i = 0; i < y.n; i++)
+        for (int64_t g = 0; g < k->groups; g++) {
+            double mean = 0, var = 0, big = 0;
+            for (int64_t q = 0; q < count; q++) {
+                double v = t_at(y, i, q / size, g * size + q % size);
+                mean += v / (double)count, big += fabs(v) / (double)count;
+            }
+            for (int64_t q = 0; q < count; q++)
+                var += pow(t_at(y, i, q / size, g * size + q % size) - mean, 2) / (double)count;
+            double rstd = 1 / sqrt(var + 1e-5), got = t_at(k->got, i, 0, 2 * g);
+            double got_rstd = t_at(k->got, i, 0, 2 * g + 1);
+            if (!(fabs(got - mean) <= C_ACC * u_acc * big) || !(fabs(got_rstd - rstd) <= 1e-4 * rstd))
+                fail_msg("%s (%s): group %d of row %d has mean %.9g and 1 / deviation %.9g, not %.9g and %.9g", name,
+                         rig.variant, (int)g, (int)i, got, got_rstd, mean, rstd);
+        }
+}
+
 #endif

@@ -7,7 +7,7 @@ struct conv_case {
     int n, h, w, in, out, k, stride, up_h, up_w, groups, parts, pad;
 };
 
-enum { PRE_SILU = 1024, PRE_SHIFT = 2048 }; /* parts of a case that the epilogue does not know */
+enum { PRE_SILU = 1024, PRE_SHIFT = 2048, NORMED = 4096 }; /* parts of a case that the epilogue does not know */
 
 static const struct conv_case cases[] = {
     {"one pixel k3", DL_F32, DL_F32, 0, 1, 1, 1, 4, 4, 3, 1, 0, 0, 0, BIAS, 0},
@@ -32,12 +32,24 @@ static const struct conv_case cases[] = {
     {"bf16 k3 stride 2 odd", DL_BF16, DL_F32, 0, 1, 7, 5, 12, 20, 3, 2, 0, 0, 0, BIAS, 4},
     {"bf16 k3 up", DL_BF16, DL_F32, 0, 1, 5, 5, 32, 16, 3, 1, 10, 10, 0, BIAS, 0},
     {"f16 k3 16->24", DL_F16, DL_F16, 0, 2, 6, 7, 16, 24, 3, 1, 0, 0, 0, BIAS | ADD | RES, 0},
+    {"k3 5->12 normed", DL_F32, DL_F32, 0, 2, 8, 8, 5, 12, 3, 1, 0, 0, 0, BIAS | RES | NORMED, 3},
+    {"bf16 k3 pre silu 8x8 normed", DL_BF16, DL_BF16, 0, 3, 8, 8, 32, 72, 3, 1, 0, 0, 8,
+     BIAS | ADD | PRE_SILU | NORMED, 0},
+    {"f16 k3 pre silu 12x16 normed", DL_F16, DL_F16, 0, 2, 12, 16, 24, 40, 3, 1, 0, 0, 4,
+     BIAS | RES | SCALE | PRE_SILU | NORMED, 8},
+    {"f16 k3 pre silu 16x6 normed", DL_F16, DL_F16, DL_SILU, 2, 16, 6, 16, 24, 3, 1, 0, 0, 4,
+     BIAS | PRE_SILU | NORMED, 0},
+    {"f16 k3 64x33 -> 16 normed", DL_F16, DL_F16, 0, 1, 64, 33, 8, 16, 3, 1, 0, 0, 0, BIAS | NORMED, 0},
+    {"f16 k3 stride 2 normed", DL_F16, DL_F16, 0, 3, 15, 8, 32, 24, 3, 2, 0, 0, 0, BIAS | NORMED, 0},
+    {"bf16 k3 up normed", DL_BF16, DL_BF16, 0, 2, 4, 4, 32, 20, 3, 1, 8, 8, 0, BIAS | NORMED, 4},
+    {"f16 k1 pre normed", DL_F16, DL_F16, 0, 2, 8, 12, 32, 40, 1, 1, 0, 0, 4, BIAS | RES | NORMED, 8},
     {"f16 k3 pre silu up", DL_F16, DL_F16, 0, 1, 5, 4, 16, 16, 3, 1, 10, 8, 4, BIAS | PRE_SILU, 0},
 };
 
 struct job {
     struct dl_conv a;
     struct dl_gnorm g; /* groups 0: none */
+    struct t_normed after;
 };
 
 static void call(struct dl_run *r, void *arg)
@@ -45,7 +57,9 @@ static void call(struct dl_run *r, void *arg)
     struct job j = *(struct job *)arg;
     struct dl_mark m = dl_arena_mark(&r->arena);
     if (j.g.groups) j.a.pre = dl_op_gnorm(r, j.g);
+    if (j.after.groups) j.a.y = dl_parts_hi(r, j.a.y);
     dl_op_conv(r, j.a);
+    if (j.after.groups) t_normed_call(r, &j.after, j.a.y);
     dl_arena_release(&r->arena, m);
 }
 
@@ -120,6 +134,7 @@ static void run_case(const struct conv_case *k)
             j.g.shift = t_vec(k->t, steps, k->n, k->in, 0, 0.5);
         }
     }
+    if (k->parts & NORMED) j.after = t_normed_make(4, k->n);
     struct val *in = normalised(&j, step), *want = t_want(a->y), *w = want;
     for (int64_t i = 0; i < k->n; i++)
         for (int64_t p = 0; p < a->y.h * a->y.w; p++)
@@ -130,8 +145,10 @@ static void run_case(const struct conv_case *k)
     for (int table = 0; table < TABLES; table++) {
         rig_run(table, k->t, step, call, &j);
         t_compare(k->name, table, a->y, want);
+        if (j.after.groups) t_normed_ok(k->name, &j.after, a->y);
         for (int i = 0; i < k->n; i++) {
             struct job one = j;
+            one.after.groups = 0;
             one.a.x = one.g.x = t_row(a->x, i), one.a.e = t_epi_row(a->e, i);
             one.a.y = t_act(k->t, 1, a->y.h, a->y.w, k->out, 0);
             one.g.scale = t_vec_row(j.g.scale, i), one.g.shift = t_vec_row(j.g.shift, i);
@@ -147,6 +164,43 @@ static void cases_hold(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         run_case(&cases[i]);
         rig_clear(NULL);
+    }
+}
+
+/* [h | skip] in one buffer: columns of two convolutions, the first of rows that were shared until then, normed in
+ * groups of which one has channels of both. */
+struct concat {
+    struct dl_conv h, skip;
+    dl_act both;
+    const int32_t *map;
+    struct t_normed after;
+};
+
+static void call_concat(struct dl_run *r, void *arg)
+{
+    struct concat j = *(struct concat *)arg;
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    j.both = dl_parts_lo(r, j.both);
+    j.h.y = dl_parts_hi(r, dl_act_hi(r, j.both.t, j.h.x.n, j.h.x.h, j.h.x.w, 40));
+    j.skip.y = dl_act_cols(j.both, 40, 24);
+    dl_op_conv(r, j.h);
+    dl_op_copy(r, (struct dl_copy){.x = j.h.y, .y = dl_act_cols(j.both, 0, 40), .row = j.map});
+    dl_op_conv(r, j.skip);
+    t_normed_call(r, &j.after, j.both);
+    dl_arena_release(&r->arena, m);
+}
+
+static void concat_is_normed(void **state)
+{
+    (void)state;
+    static const int32_t map[3] = {1, 0, 1};
+    struct concat j = {.both = t_act(DL_F16, 3, 8, 16, 64, 0), .map = map, .after = t_normed_make(4, 3)};
+    j.h.x = t_random(t_act(DL_F16, 2, 8, 16, 16, 0), 0.3, 1), j.skip.x = t_random(t_act(DL_F16, 3, 8, 16, 8, 0), 0, 2);
+    j.h.w = t_w(DL_F16, 1, 0, 0.3, 4, (int64_t[]){40, 16, 3, 3}), j.h.k = 3;
+    j.skip.w = t_w(DL_F16, 1, 0, 0.3, 2, (int64_t[]){24, 8}), j.skip.k = 1;
+    for (int table = 0; table < TABLES; table++) {
+        rig_run(table, DL_F16, 0, call_concat, &j);
+        t_normed_ok("concat", &j.after, j.both);
     }
 }
 
@@ -170,6 +224,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(by_hand, rig_clear),
         cmocka_unit_test_teardown(cases_hold, rig_clear),
+        cmocka_unit_test_teardown(concat_is_normed, rig_clear),
     };
     return cmocka_run_group_tests(tests, rig_open, rig_close);
 }

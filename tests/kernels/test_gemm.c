@@ -7,6 +7,8 @@ struct gemm_case {
     int n, h, w, in, out, parts, pad, w_parts;
 };
 
+enum { NORMED = 4096 }; /* of a case's parts: a group norm reads y */
+
 static const struct gemm_case cases[] = {
     {"one number", DL_F32, DL_F32, DL_F32, 0, 1, 1, 1, 1, 1, 0, 0, 1},
     {"one pixel 320->1280 silu", DL_F32, DL_F32, DL_F32, DL_SILU, 2, 1, 1, 320, 1280, BIAS, 0, 1},
@@ -25,10 +27,30 @@ static const struct gemm_case cases[] = {
     {"bf16 glu", DL_BF16, DL_F32, DL_BF16, DL_GELU, 2, 4, 4, 32, 64, BIAS | GLU, 0, 1},
     {"bf16 -> f32", DL_BF16, DL_F32, DL_F32, 0, 1, 1, 17, 64, 48, BIAS, 0, 1},
     {"f16 64->96", DL_F16, DL_F16, DL_F16, 0, 2, 8, 8, 64, 96, BIAS | RES, 0, 1},
+    {"f32 normed", DL_F32, DL_F32, DL_F32, 0, 2, 4, 8, 13, 20, BIAS | RES | NORMED, 3, 1},
+    {"f16 normed", DL_F16, DL_F16, DL_F16, 0, 2, 8, 12, 64, 96, BIAS | RES | NORMED, 0, 1},
+    {"f16 all parts normed", DL_F16, DL_F16, DL_F16, DL_SILU, 3, 4, 8, 40, 72,
+     BIAS | ADD | GATE | RES | SCALE | NORMED, 8, 1},
+    {"bf16 glu normed", DL_BF16, DL_BF16, DL_BF16, DL_GELU, 2, 8, 8, 32, 72, BIAS | GLU | NORMED, 0, 1},
     {"f16 glu odd", DL_F16, DL_F32, DL_F16, DL_GELU, 2, 1, 5, 35, 17, BIAS | GLU, 1, 1},
 };
 
 static void call(struct dl_run *r, void *arg) { dl_op_gemm(r, *(struct dl_gemm *)arg); }
+
+struct normed_job {
+    struct dl_gemm a;
+    struct t_normed after;
+};
+
+static void call_normed(struct dl_run *r, void *arg)
+{
+    struct normed_job j = *(struct normed_job *)arg;
+    struct dl_mark m = dl_arena_mark(&r->arena);
+    j.a.y = dl_parts_hi(r, j.a.y);
+    dl_op_gemm(r, j.a);
+    t_normed_call(r, &j.after, j.a.y);
+    dl_arena_release(&r->arena, m);
+}
 
 static struct val dot(const struct dl_gemm *a, int64_t i, int64_t p, int64_t o)
 {
@@ -56,8 +78,11 @@ static void run_case(const struct gemm_case *k)
                 *w++ = t_epi(&a.e, k->tx, step, a.y, s, s2, i, p, o);
             }
     for (int table = 0; table < TABLES; table++) {
-        rig_run(table, k->tx, step, call, &a);
+        struct normed_job normed = {a, t_normed_make(4, k->n)};
+        if (k->parts & NORMED) rig_run(table, k->tx, step, call_normed, &normed);
+        else rig_run(table, k->tx, step, call, &a);
         t_compare(k->name, table, a.y, want);
+        if (k->parts & NORMED) t_normed_ok(k->name, &normed.after, a.y);
         for (int i = 0; i < k->n; i++) {
             struct dl_gemm one = a;
             one.x = t_row(a.x, i), one.y = t_act(k->ty, 1, k->h, k->w, k->out, 0), one.e = t_epi_row(a.e, i);
