@@ -38,16 +38,16 @@ struct kernels {
 };
 
 /* The model's programs, on paper. */
-static int record(struct cli *c, struct bench_args *a, bool gpu, struct tape **t, struct dl_err *e)
+static int record(struct cli *c, struct bench_args *a, const struct dl_backend *be, struct tape **t, struct dl_err *e)
 {
     struct bench_model m = {0};
     struct pipe_plan plan;
     int rc = -1;
-    if (tape_open(t, INT64_MAX / 4, e) < 0) return -1;
+    if (tape_open(t, INT64_MAX / 4, be->parts, e) < 0) return -1;
     if (bench_model_open(&m, &a->source, a->sweep.type, (*t)->be, (*t)->ctx, e) < 0 ||
         bench_sweep_complete(m.pipe, &a->sweep, e) < 0)
         goto out;
-    int64_t rows = a->rows ? a->rows : gpu ? 24 : 2;
+    int64_t rows = a->rows ? a->rows : !strcmp(be->name, "cuda") ? 24 : 2;
     bool guided = pipe_guided(m.pipe, (float)a->sweep.guidance) && rows % 2 == 0;
     if (!guided) a->sweep.guidance = fmin(a->sweep.guidance, 1);
     a->sweep.layers = a->sweep.batch = (int)(guided ? rows / 2 : rows);
@@ -319,7 +319,7 @@ int bench_kernels(struct cli *c, struct bench_args *a, struct dl_err *e)
         dl_fail(e, DL_EUSAGE, "--ways: on this device there is one way to compute an op; it is for GPUs");
         goto out;
     }
-    if (record(c, a, !strcmp(b.dev.be->name, "cuda"), &t, e) < 0) goto out;
+    if (record(c, a, b.dev.be, &t, e) < 0) goto out;
     if (!(b.r = calloc((size_t)t->n + 1, sizeof *b.r))) {
         dl_fail(e, DL_ENOMEM, "no memory for results");
         goto out;

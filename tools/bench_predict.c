@@ -28,7 +28,7 @@ static int record(struct predict *p, struct dl_err *e)
         struct bench_model m = {0};
         int64_t memory = beyond ? INT64_MAX / 4 : (int64_t)(p->dev.memory_gib * 0x1p30);
         a->sweep = wish;
-        if (tape_open(&p->tape, memory, e) < 0) return -1;
+        if (tape_open(&p->tape, memory, true, e) < 0) return -1;
         int rc = bench_model_open(&m, &a->source, a->sweep.type, p->tape->be, p->tape->ctx, e);
         if (rc == 0) rc = bench_sweep_complete(m.pipe, &a->sweep, e);
         if (rc == 0) rc = bench_record(p->tape, &m, &a->sweep, &p->plan, beyond ? e : &full);

@@ -69,7 +69,7 @@ static int layers_of(struct bench_args *a, struct dl_err *e)
     struct bench_model m = {0};
     struct bench_sweep s = a->sweep;
     int rc = -1;
-    if (tape_open(&t, 0, e) == 0 && bench_model_open(&m, &a->source, DL_F32, t->be, t->ctx, e) == 0 &&
+    if (tape_open(&t, 0, false, e) == 0 && bench_model_open(&m, &a->source, DL_F32, t->be, t->ctx, e) == 0 &&
         bench_sweep_complete(m.pipe, &s, e) == 0)
         rc = s.layers;
     bench_model_close(&m);

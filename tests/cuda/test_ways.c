@@ -117,7 +117,7 @@ static void ways_of(const char *like, int type)
     struct dl_err e = {0};
     struct bench_sweep s = {.layers = 1, .batch = 1, .guidance = NAN, .type = type};
     struct bench_source source = {.like = like, .tiny = getenv("DLENS_TEST_TINY") != NULL};
-    if (tape_open(&t, INT64_MAX / 4, &e) < 0 ||
+    if (tape_open(&t, INT64_MAX / 4, true, &e) < 0 ||
         bench_model_open(&m, &source, type, t->be, t->ctx, &e) < 0 ||
         bench_sweep_complete(m.pipe, &s, &e) < 0 || bench_record(t, &m, &s, &plan, &e) < 0)
         fail_msg("%s: %s", like, e.msg);

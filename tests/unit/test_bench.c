@@ -180,7 +180,7 @@ static struct tape *record(const char *like, bool tiny, int type, int layers, in
     struct dl_err e = {0};
     struct bench_sweep s = {.layers = layers, .batch = batch, .guidance = NAN, .type = type};
     if (tiny && strstr(like, "flux")) s.width = s.height = 64;
-    if (tape_open(&t, INT64_MAX / 4, &e) < 0 ||
+    if (tape_open(&t, INT64_MAX / 4, true, &e) < 0 ||
         bench_model_open(&m, &(struct bench_source){.like = like, .tiny = tiny}, type, t->be, t->ctx, &e) < 0 ||
         bench_sweep_complete(m.pipe, &s, &e) < 0 || bench_record(t, &m, &s, plan, &e) < 0)
         fail_msg("%s: %s", like, e.msg);

@@ -222,7 +222,7 @@ static bool supports(struct dl_ctx *c, int type)
 /* Plans are made as for a device with memory of its own; nothing is ever loaded. */
 static const struct dl_lane_ops lanes = {.workers = 1};
 
-int tape_open(struct tape **out, int64_t memory_bytes, struct dl_err *e)
+int tape_open(struct tape **out, int64_t memory_bytes, bool parts, struct dl_err *e)
 {
     struct dl_ctx *c = calloc(1, sizeof *c);
     *out = NULL;
@@ -231,7 +231,7 @@ int tape_open(struct tape **out, int64_t memory_bytes, struct dl_err *e)
     c->ops = TABLE(rec), c->blank_ops = TABLE(blank);
     c->be = (struct dl_backend){.name = "tape",
                                 .ops = &c->ops,
-                                .parts = true,
+                                .parts = parts,
                                 .alloc = no_memory,
                                 .free = no_free,
                                 .upload = no_move,

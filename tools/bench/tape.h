@@ -46,8 +46,8 @@ struct tape {
     int n;
 };
 
-/* memory_bytes: what the backend says is free; plans are made to fit it. */
-int tape_open(struct tape **t, int64_t memory_bytes, struct dl_err *e);
+/* memory_bytes: what the backend says is free; plans are made to fit it. parts: as in struct dl_backend. */
+int tape_open(struct tape **t, int64_t memory_bytes, bool parts, struct dl_err *e);
 void tape_close(struct tape *t); /* NULL is fine */
 
 /* Memory that ran out while recording, or 0. */
