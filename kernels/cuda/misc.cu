@@ -39,15 +39,7 @@ template <int V> __global__ void __launch_bounds__(K_THREADS, 4) epi_kernel(cuda
     float s[V], s2[V];
     k_load_t<V>(s, a.x.p, a.x.t, k_at(a.x, blockIdx.y, p, c));
     if (a.glu) k_load_t<V>(s2, a.x.p, a.x.t, k_at(a.x, blockIdx.y, p, a.y.c + c));
-    if (a.row_scale) {
-        float w[V], row = dl_ld(a.row_scale + blockIdx.y * (int64_t)a.y.h * a.y.w + p);
-        k_load<V>(w, a.col_scale + c);
-        for (int j = 0; j < V; j++) s[j] *= row * w[j];
-        if (a.glu) {
-            k_load<V>(w, a.col_scale + a.y.c + c);
-            for (int j = 0; j < V; j++) s2[j] *= row * w[j];
-        }
-    }
+    if (a.row_scale) k_epi_scale<V>(a, blockIdx.y * (int64_t)a.y.h * a.y.w + p, c, s, s2);
     k_epi<V>(a, k_step(a.step), blockIdx.y, p, c, s, s2);
     k_store_t<V>(a.y.p, a.y.t, k_at(a.y, blockIdx.y, p, c), s);
 }
