@@ -57,22 +57,20 @@ static void run_attn(struct dl_run *r, struct vae *v, dl_act x, dl_act y)
     dl_arena_release_hi(&r->arena, m);
 }
 
-/* Two buffers at the arena's low end take turns, each as large as the largest activation, with room for its parts where
- * these are wanted. */
+/* Two buffers at the arena's low end take turns, each as large as the largest activation. One has parts, the latest: a
+ * norm reads them before the next is written. */
 struct flip {
     struct dl_run *r;
     void *p[2];
-    float *parts[2];
+    float *parts;
     int at;
 };
 
 static struct flip flip_open(struct dl_run *r, int64_t elements)
 {
-    struct flip f = {.r = r};
-    for (int i = 0; i < 2; i++) {
-        f.p[i] = dl_arena_lo(&r->arena, elements * dl_type_bytes(r->t));
-        if (r->be->parts) f.parts[i] = dl_arena_lo(&r->arena, elements / DL_PART_PIXELS * 2 * 4);
-    }
+    int64_t bytes = elements * dl_type_bytes(r->t);
+    struct flip f = {.r = r, .p = {dl_arena_lo(&r->arena, bytes), dl_arena_lo(&r->arena, bytes)}};
+    if (r->be->parts) f.parts = dl_arena_lo(&r->arena, elements / DL_PART_PIXELS * 2 * 4);
     return f;
 }
 
@@ -80,7 +78,7 @@ static dl_act flip_next(struct flip *f, int n, int h, int w, int c)
 {
     f->at ^= 1;
     dl_act a = dl_act_at(f->p[f->at], f->r->t, n, h, w, c);
-    if (dl_parts_wanted(f->r, &a)) a.parts = f->parts[f->at];
+    if (dl_parts_wanted(f->r, &a)) a.parts = f->parts;
     return a;
 }
 

@@ -110,9 +110,11 @@ static void print_row(const struct bench_args *a, const struct result *r, const 
     fflush(stdout);
 }
 
+/* The check sees the inputs as they were made. */
 static int check_one(struct kernels *b, struct case_run *run, struct way *w, struct dl_err *e)
 {
     struct check ch;
+    if (run->be->upload(run->ctx, run->set[0].mem, run->image, run->set_bytes, e) < 0) return -1;
     if (case_once(run, 0, e) < 0 || run->be->sync(run->ctx, e) < 0) return -1;
     if (check_case(run, b->ref, b->ref_ctx, &ch, e) < 0) return -1;
     w->share = ch.share;
@@ -123,21 +125,13 @@ static int check_one(struct kernels *b, struct case_run *run, struct way *w, str
     return 0;
 }
 
-/* A case of its own for the check: its first run must see the inputs as they were made. */
-static int measure_way(struct kernels *b, const struct tape_case *k, struct way *w, struct dl_err *e)
+static int measure_way(struct kernels *b, struct case_run *run, struct way *w, struct dl_err *e)
 {
-    struct case_run run = {0};
-    int rc = -1;
     *w = (struct way){.share = NAN};
-    if (case_open(&run, k, b->dev.be, b->dev.ctx, case_sets_for(k, 3 * b->cache_bytes), CASE_SIGNED, e) < 0)
-        return -1;
-    if (b->args->check && check_one(b, &run, w, e) < 0) goto out;
-    if (clock_case(&run, (int)b->args->repeat, &w->t, e) < 0) goto out;
-    snprintf(w->variant, sizeof w->variant, "%s", run.variant ? run.variant : "");
-    rc = 0;
-out:
-    case_close(&run);
-    return rc;
+    if (b->args->check && check_one(b, run, w, e) < 0) return -1;
+    if (clock_case(run, (int)b->args->repeat, &w->t, e) < 0) return -1;
+    snprintf(w->variant, sizeof w->variant, "%s", run->variant ? run->variant : "");
+    return 0;
 }
 
 static json_t *json_of_way(const struct way *w)
@@ -150,7 +144,7 @@ static json_t *json_of_way(const struct way *w)
 }
 
 /* Every way in turn, until one comes again: the last serves for all that follow. */
-static int measure_ways(struct kernels *b, struct result *r, struct dl_err *e)
+static int measure_ways(struct kernels *b, struct case_run *run, struct result *r, struct dl_err *e)
 {
     const struct dl_backend *be = b->dev.be;
     struct way w, before = {0};
@@ -158,8 +152,9 @@ static int measure_ways(struct kernels *b, struct result *r, struct dl_err *e)
     r->ways = json_array();
     for (int n = 1; rc == 0; n++, before = w) {
         be->way(b->dev.ctx, n);
-        rc = measure_way(b, r->k, &w, e);
-        if (rc < 0 || (n > 1 && !strcmp(w.variant, before.variant))) break;
+        if (n > 1 && (rc = case_once(run, 0, e)) == 0 && !strcmp(run->variant, before.variant)) break;
+        if (rc == 0) rc = measure_way(b, run, &w, e);
+        if (rc < 0) break;
         json_array_append_new(r->ways, json_of_way(&w));
         if (n == 1 || w.t.median_us < r->best.t.median_us) r->best = w;
         if (!b->cli->json) print_row(b->args, r, &w);
@@ -170,15 +165,18 @@ static int measure_ways(struct kernels *b, struct result *r, struct dl_err *e)
 
 static int measure(struct kernels *b, struct result *r, struct dl_err *e)
 {
+    struct case_run run = {0};
     int rc = library_case(r->k, b->dev.be, b->dev.ctx, b->cli->threads, (int)b->args->repeat, &r->library, e);
     if (rc == 0) rc = roof_measure(&b->roof, r->k->run_t, b->dev.be, b->dev.ctx, b->cli->threads, e);
     double flops = b->roof.flops[r->k->run_t], bytes = b->roof.bytes;
     if (rc == 0) r->roof_us = fmax((double)r->k->flops / flops, (double)r->k->bytes / bytes) * 1e6;
     if (rc < 0) return -1;
-    if (b->args->ways) return measure_ways(b, r, e);
-    if (measure_way(b, r->k, &r->best, e) < 0) return -1;
-    if (!b->cli->json) print_row(b->args, r, &r->best);
-    return 0;
+    int sets = case_sets_for(r->k, 3 * b->cache_bytes);
+    if (case_open(&run, r->k, b->dev.be, b->dev.ctx, sets, CASE_SIGNED, e) < 0) return -1;
+    rc = b->args->ways ? measure_ways(b, &run, r, e) : measure_way(b, &run, &r->best, e);
+    case_close(&run);
+    if (rc == 0 && !b->args->ways && !b->cli->json) print_row(b->args, r, &r->best);
+    return rc;
 }
 
 static json_t *json_of_result(const struct result *r)

@@ -233,6 +233,10 @@ if has bench; then
     # A whole sweep: 12 layers, 50 steps.
     # shellcheck disable=SC2086
     step "sweep f16" 560 "$dlens" bench sweep $source --dtype f16 --layers 12 --batch "$(echo $batches | tr ' ' ',')" --device cuda --save "$out/sweep.json"
+    # Every kernel that there is for each op, the ones that were not chosen too.
+    for like in $likes; do
+        step "ways of $like" 560 "$dlens" bench kernels --like "$like" --ways --no-check --device cuda --save "$out/ways-$like.json"
+    done
     # Other programs, where Python has them; they want a checkpoint on the disk (2 GB).
     python=
     for p in python3 python /opt/*/.venv/bin/python3; do
@@ -274,7 +278,7 @@ fi
         echo
         sed 's/^/    /' "$out/kernels_$like.log"
     done
-    for log in "$out"/prediction_*.log "$out"/step_of_*.log "$out/sweep_f16.log"; do
+    for log in "$out"/prediction_*.log "$out"/step_of_*.log "$out/sweep_f16.log" "$out"/ways_of_*.log; do
         [ -s "$log" ] || continue
         echo
         echo "## $(basename "$log" .log | tr _ ' ')"

@@ -177,10 +177,10 @@ __device__ __forceinline__ void igemm_store_rows(const igemm_params &p, dl_sptr<
     }
 }
 
-/* The parts of these rows, out of the values that igemm_store_rows left. Sets are rows side by side: they never cross
+/* y's parts of these rows, out of the values that igemm_store_rows left. Sets are rows side by side: they never cross
  * images, and m and m0 are multiples of them. */
 template <class C>
-__device__ __forceinline__ void igemm_store_parts(const igemm_params &p, dl_sptr<float> sums, int32_t m0, int32_t n0)
+__device__ __forceinline__ void igemm_store_stats(const igemm_params &p, dl_sptr<float> sums, int32_t m0, int32_t n0)
 {
     const int32_t o0 = p.e.glu ? n0 / 2 : n0, each = p.e.glu ? C::TN / 2 : C::TN;
 #pragma unroll 1
@@ -220,7 +220,7 @@ __device__ __forceinline__ void igemm_finish(const igemm_params &p, float acc[C:
         else igemm_store_rows<C, 1>(p, sums, m0 + part * (C::TM / C::PARTS), n0);
         if (p.e.y.parts) {
             __syncthreads();
-            igemm_store_parts<C>(p, sums, m0 + part * (C::TM / C::PARTS), n0);
+            igemm_store_stats<C>(p, sums, m0 + part * (C::TM / C::PARTS), n0);
         }
     }
 }

@@ -9,8 +9,8 @@
  * Activations: f32, f16 or bf16; x and y may differ in type unless said otherwise. Pitches (ld, rs) are free; where
  * pointers, pitches and channels are multiples of 16 bytes the vector variants run, else scalar ones, to the same
  * result within rounding. Weights that are vectors (gamma, beta, bias) come as f32, already rounded to the type of
- * the run. Products and convolutions (igemm.h, nconv.h) write y's parts, where it has them, with y; no other function
- * reads or writes parts but those of parts.cu.
+ * the run. Products and convolutions (igemm.h, nconv.h, hopper.h) write y's parts, where it has them, with y; no other
+ * function reads or writes parts but those of parts.cu.
  *
  * Result: 0, a cudaError_t, or CUDA_K_UNSUPPORTED for a shape or type that no kernel takes (nothing was launched).
  *

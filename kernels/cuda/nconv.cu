@@ -10,7 +10,8 @@
  *     thread normalises its own piece in place, a x + b with a and b of a table [n][2][in] that a first small kernel
  *     makes: two dependent reads a piece, where statistics, gamma, beta, scale and shift would be about a hundred
  *     instructions more. Padding stays zero. Weights come a tap at a time through STAGES stages. The sums go through
- *     shared memory to the epilogue, 64 pixels at a time. Rows of 64 bytes are swizzled: nconv_piece.
+ *     shared memory to the epilogue, 64 pixels at a time, which are 4 x 8 of two boxes: sets of y's parts (op.h), made
+ *     there as in igemm_mma.cu. Rows of 64 bytes are swizzled: nconv_piece.
  * Budget, computed. clk: of one slice of a block at 1,024 multiply-adds a clock and multiprocessor (sm_80; with f32
  *     sums 256 on GeForce of sm_86, 89 and 120, 512 on A6000); L2: KB of a slice, and bytes a clock at that rate; ldm:
  *     bytes a clock that ldmatrix reads, of 128 that there are; i: instructions that a warp issues for one m16n8k16
@@ -220,7 +221,7 @@ __device__ __forceinline__ void nconv_multiply(float acc[C::MI][2 * C::NJ][4], c
 /* The parts of what nconv_store left in shared memory, 4 rows of pixels of two boxes: a set is 4 x 8 pixels, and wholly
  * in the image or not at all. */
 template <class C>
-__device__ __forceinline__ void nconv_store_parts(const nconv_job &a, dl_sptr<float> sums, dl_sptr<uint4> boxes,
+__device__ __forceinline__ void nconv_store_stats(const nconv_job &a, dl_sptr<float> sums, dl_sptr<uint4> boxes,
                                                   int32_t part, int32_t n0)
 {
     const int32_t w = a.e.y.w / 8, h = a.e.y.h / 4;
@@ -272,7 +273,7 @@ __device__ __forceinline__ void nconv_store(const nconv_job &a, const float acc[
         }
         if (a.e.y.parts) {
             __syncthreads();
-            nconv_store_parts<C>(a, sums, boxes, part, n0);
+            nconv_store_stats<C>(a, sums, boxes, part, n0);
         }
     }
 }

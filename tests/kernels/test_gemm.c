@@ -31,6 +31,7 @@ static const struct gemm_case cases[] = {
     {"f16 normed", DL_F16, DL_F16, DL_F16, 0, 2, 8, 12, 64, 96, BIAS | RES | NORMED, 0, 1},
     {"f16 all parts normed", DL_F16, DL_F16, DL_F16, DL_SILU, 3, 4, 8, 40, 72,
      BIAS | ADD | GATE | RES | SCALE | NORMED, 8, 1},
+    {"f16 -> f32, no epilogue, normed", DL_F16, DL_F16, DL_F32, 0, 2, 8, 12, 64, 96, NORMED, 0, 1},
     {"bf16 glu normed", DL_BF16, DL_BF16, DL_BF16, DL_GELU, 2, 8, 8, 32, 72, BIAS | GLU | NORMED, 0, 1},
     {"f16 glu odd", DL_F16, DL_F32, DL_F16, DL_GELU, 2, 1, 5, 35, 17, BIAS | GLU, 1, 1},
 };

@@ -149,7 +149,10 @@ static std::vector<uint8_t> run(const char *name, const job &j, const cuda_igemm
     memcpy(j.a.y.p, j.y.data(), j.y.size());
     if (j.a.y.parts) memset(j.a.y.parts, 0xff, (size_t)dl_parts_bytes(j.a.y));
     void *scratch = way.scratch_bytes ? simt_alloc(way.scratch_bytes) : NULL;
+    int launches = simt_launches();
     t_ran(way.name, cuda_igemm(nullptr, &j.a, &way, scratch));
+    launches = simt_launches() - launches; /* whole tiles make parts themselves */
+    assert_int_equal(launches, way.split > 1 ? 2 + !!j.a.y.parts : way.tile < 0 ? 1 + !!j.a.y.parts : 1);
     t_compare(name, way.name, j.a.y, j.want);
     if (j.a.y.parts) t_parts_ok(name, j.a.y, false);
     return std::vector<uint8_t>((uint8_t *)j.a.y.p, (uint8_t *)j.a.y.p + j.y.size());

@@ -177,11 +177,14 @@ static void case_holds(const nconv_case &k)
         memcpy(a.c.y.p, before.data(), before.size());
         if (a.c.y.parts) memset(a.c.y.parts, 0xff, (size_t)dl_parts_bytes(a.c.y));
         simt_seed += 7;
+        int launches = simt_launches();
         run(k.name, a, ways[w]);
+        bool boxes = a.c.y.h % 4 == 0 && a.c.y.w % 8 == 0; /* parts take no pass */
+        assert_int_equal(simt_launches() - launches, 1 + !!a.mean_rstd + (a.c.y.parts && !boxes));
         t_compare(k.name, ways[w].name, a.c.y, want);
         if (w == 0) got.assign((uint8_t *)a.c.y.p, (uint8_t *)a.c.y.p + before.size());
         assert_memory_equal(a.c.y.p, got.data(), got.size());
-        if (a.c.y.parts) t_parts_ok(k.name, a.c.y, a.c.y.h % 4 == 0 && a.c.y.w % 8 == 0);
+        if (a.c.y.parts) t_parts_ok(k.name, a.c.y, boxes);
         if (k.n == 1 || w != turn % n) continue;
         for (int i = 0; i < k.n; i++) {
             cuda_nconv_args one = row_of(a, i);

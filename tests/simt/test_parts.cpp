@@ -17,6 +17,7 @@ static const parts_case cases[] = {
     {"odd channels", DL_F32, 2, 6, 16, 35, 5, 0, 0, 0.3, 1},
     {"far from zero", DL_F32, 1, 16, 16, 32, 4, 0, 0, 1000, 0.01},
     {"far from zero, scalars", DL_F32, 1, 16, 16, 33, 3, 0, 0, -1000, 0.01},
+    {"far from zero, many sets", DL_F32, 1, 64, 64, 64, 1, 0, 0, 1000, 0.01},
     {"one group of 24", DL_F16, 1, 1, 96, 24, 1, 0, 0, 0.3, 1},
     {"one group of 300 channels", DL_F16, 2, 4, 16, 300, 1, 0, 4, 0.3, 1},
     {"many sets", DL_BF16, 1, 64, 64, 80, 2, 0, 0, 2, 1},
