@@ -158,7 +158,8 @@ static bool wide(const cuda_igemm_args *a)
 int cuda_igemm(struct CUstream_st *s, const struct cuda_igemm_args *a, const struct cuda_igemm_way *way, void *scratch)
 {
     cuda_igemm_way checked;
-    if (!igemm_way(a, way->tile, way->split, &checked) || (checked.scratch_bytes && !scratch)) return CUDA_K_UNSUPPORTED;
+    if (!igemm_way(a, way->tile, way->split, &checked) || (checked.scratch_bytes && !scratch))
+        return CUDA_K_UNSUPPORTED;
     if (of_e4m3(a) != (a->row_scale && a->col_scale)) return CUDA_K_UNSUPPORTED;
     if (pixels_of(a) <= 0 || a->y.c <= 0) return 0;
     igemm_params p = igemm_params();

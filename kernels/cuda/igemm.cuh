@@ -37,8 +37,8 @@ struct igemm_tile {
 extern const igemm_tile igemm_tiles[], igemm_e4m3_tiles[];
 extern const int igemm_tiles_n, igemm_e4m3_tiles_n;
 
-/* The way of one tile (index in igemm_tiles, or igemm_e4m3_tiles where x is of e4m3; IGEMM_PLAIN_TILE: the plain kernel) and split 1, 2, 4, 8; false: it does
- * not serve these arguments. Whether it is any good is not asked. */
+/* The way of one tile (index in igemm_tiles, or igemm_e4m3_tiles where x is of e4m3; IGEMM_PLAIN_TILE: the plain
+ * kernel) and split 1, 2, 4, 8; false: it does not serve these arguments. Whether it is any good is not asked. */
 enum { IGEMM_PLAIN_TILE = -1 };
 bool igemm_way(const cuda_igemm_args *a, int tile, int split, cuda_igemm_way *way);
 

@@ -1,5 +1,5 @@
-/* igemm_mma.cuh: the implicit GEMM's kernel by tensor cores, a template of a tile's size and an element's type: igemm_mma.cu
- * makes it of 16-bit elements and says how it works, igemm_e4m3.cu of 8-bit ones.
+/* igemm_mma.cuh: the implicit GEMM's kernel by tensor cores, a template of a tile's size and an element's type:
+ * igemm_mma.cu makes it of 16-bit elements and says how it works, igemm_e4m3.cu of 8-bit ones.
  *
  * Bytes are the measure: a product instruction takes 32 bytes of the inner dimension on both sides, 16 channels of
  * two bytes or 32 of one, in fragments of the same layout, so that feeding and ldmatrix are the same code. */
@@ -53,7 +53,8 @@ template <class C> __device__ __forceinline__ void igemm_tap(const igemm_params 
     for (int i = 0; i < C::LOADS_A; i++) {
         int64_t from = igemm_source(p, f.image[i], f.y[i] + f.ky, f.x[i] + f.kx);
         f.real |= from >= 0 ? 1u << i : 0;
-        f.a[i] = static_cast<const char *>(p.x.p) + ((from < 0 ? 0 : from) * C::BYTES + (int)threadIdx.x % C::PIECES * 16);
+        f.a[i] = static_cast<const char *>(p.x.p) +
+                 ((from < 0 ? 0 : from) * C::BYTES + (int)threadIdx.x % C::PIECES * 16);
     }
     f.left = p.slices, f.at = 0;
     if (++f.kx == p.k) f.kx = 0, f.ky++;
@@ -129,7 +130,7 @@ __device__ __forceinline__ void igemm_product(float acc[4], const uint32_t a[4],
 template <class C>
 __device__ __forceinline__ void igemm_multiply(float acc[C::MT][C::NT][4], dl_sptr<char> at, int32_t a, int32_t b)
 {
-#pragma unroll C::E4M3 ? 1 : C::ROW / 32 /* whole, the other's registers do not suffice */
+#pragma unroll C::E4M3 ? 1 : C::ROW / 32 /* unrolled, e4m3 takes more registers than there are */
     for (int kk = 0; kk < C::ROW / 32; kk++) {
         uint32_t fa[C::MT][4];
 #pragma unroll

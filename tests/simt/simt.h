@@ -16,7 +16,8 @@
  *                   not all 32 lanes reach
  *
  * Numbers: mma.sync multiplies exactly and adds in double, rounding to f32 once an instruction, which is no worse than
- * the hardware but with e4m3 (simt_e4m3_sum_bits); ex2 and rsqrt are the C library's. Not imitated: warps in step, caches, global races, time.
+ * the hardware (whose sums of e4m3 can be shorter: simt_e4m3_sum_bits); ex2 and rsqrt are the C library's. Not
+ * imitated: warps in step, caches, global races, time.
  */
 #ifndef TESTS_SIMT_H
 #define TESTS_SIMT_H

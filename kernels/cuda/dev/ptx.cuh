@@ -122,8 +122,8 @@ __device__ __forceinline__ void dl_mma<dl_bf16>(float d[4], const uint32_t a[4],
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* d [16][8] += a [16][32] b [32][8] of e4m3, four in a register; nothing where it does not exist. Its sums may be shorter
- * than f32, but not on sm_90, where the compiler makes it of two products of f16. */
+/* d [16][8] += a [16][32] b [32][8] of e4m3, four in a register; nothing where it does not exist. Its sums may be
+ * shorter than f32, but not on sm_90, where the compiler makes it of two products of f16. */
 #if __CUDA_ARCH__ >= 890
 enum { DL_HAS_E4M3 = 1, DL_SHORT_E4M3 = __CUDA_ARCH__ != 900 };
 #else
