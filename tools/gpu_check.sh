@@ -160,7 +160,7 @@ if [ -z "$tests" ] && { has test || has sanitize; }; then note "list of GPU test
 if has test; then
     step "demo on the GPU" 120 "$dlens" demo --device cuda --json --out "$out/demo"
     for t in $tests; do step "test cuda/$t" 240 "$build/tests/test_cuda_$t"; done
-    for t in gemm conv graph demo; do step "test cuda/$t, own kernels" 120 env DLENS_TEST_OWN=1 "$build/tests/test_cuda_$t"; done
+    for t in gemm e4m3 conv graph demo; do step "test cuda/$t, own kernels" 120 env DLENS_TEST_OWN=1 "$build/tests/test_cuda_$t"; done
     for t in $hopper; do step "test cuda/$t, portable tier" 120 env DLENS_CUDA_TIER=portable "$build/tests/test_cuda_$t"; done
     step "no such GPU" 60 sh -c "'$dlens' demo --device cuda:99 --out '$out/none'; [ \$? -eq 4 ]"
 fi

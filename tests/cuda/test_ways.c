@@ -14,7 +14,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { TINY_FLOPS = 1 << 21 };
+enum { TINY_FLOPS = 1 << 21, TINY_FLOPS_E4M3 = 1 << 22 };
 
 static struct {
     const struct dl_backend *be, *ref;
@@ -126,7 +126,8 @@ static void ways_of(const char *like, int type)
     for (int i = 0; i < t->n; i++) {
         const struct tape_case *k = &t->c[i];
         bool known = k->kind != OP_ATTN && k->kind != OP_CONV && k->kind != OP_GEMM;
-        if (source.tiny && k->flops > TINY_FLOPS) continue;
+        if (source.tiny && k->flops > (k->run_t == DL_E4M3 ? TINY_FLOPS_E4M3 : TINY_FLOPS)) continue;
+        if (type == DL_E4M3 && k->run_t != DL_E4M3) continue; /* as in bf16 */
         for (int j = 0; j < i && !known; j++) /* in another phase */
             known = t->c[j].kind == k->kind && t->c[j].run_t == k->run_t && !strcmp(t->c[j].shape, k->shape);
         if (!known) ways += all_ways(k, like), shapes++;
@@ -140,7 +141,12 @@ static void sd15(void **state) { (void)state, ways_of("sd15", DL_F16), ways_of("
 static void sd21(void **state) { (void)state, ways_of("sd21", DL_F16); }
 static void sdxl(void **state) { (void)state, ways_of("sdxl", DL_F16); }
 static void deepfloyd(void **state) { (void)state, ways_of("if", DL_BF16), ways_of("if2", DL_F16); }
-static void flux(void **state) { (void)state, ways_of("flux", DL_BF16); }
+static void flux(void **state)
+{
+    (void)state;
+    ways_of("flux", DL_BF16);
+    if (world.be->supports(world.ctx, DL_E4M3)) ways_of("flux", DL_E4M3);
+}
 
 /* ---- tiers ---- */
 

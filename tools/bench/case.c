@@ -132,14 +132,17 @@ static struct values weight_values(const struct case_run *c, const struct dl_w *
     return (struct values){0, unit / sqrtf((float)in), mag};
 }
 
+/* In which weights lie. */
+static int stored_type(const struct tape_case *k) { return k->run_t == DL_E4M3 ? DL_BF16 : k->run_t; }
+
 static int fill_weights(struct case_run *c, struct layout *l, enum case_values how, struct dl_err *e)
 {
     for (int i = 0; i < l->o.n_w; i++) {
         const struct dl_w *w = *l->o.w[i];
         int64_t n = dl_w_count(w);
-        c->host_w[i] = malloc((size_t)n * (size_t)dl_type_bytes(c->k->run_t));
+        c->host_w[i] = malloc((size_t)n * (size_t)dl_type_bytes(stored_type(c->k)));
         if (!c->host_w[i]) return dl_fail(e, DL_ENOMEM, "no memory for a benchmark's weights");
-        fill(c->host_w[i], c->k->run_t, n, 51 + (uint64_t)i, weight_values(c, w, how == CASE_MAGNITUDES));
+        fill(c->host_w[i], stored_type(c->k), n, 51 + (uint64_t)i, weight_values(c, w, how == CASE_MAGNITUDES));
     }
     return 0;
 }
@@ -159,7 +162,7 @@ static int open_set(struct case_run *c, struct case_set *s, bool runs, struct dl
         const struct dl_w *from = *l.o.w[i];
         s->w[i] = (struct dl_w){.nd = from->nd, .n_parts = 1};
         memcpy(s->w[i].dim, from->dim, sizeof from->dim);
-        s->w[i].part[0] = (struct dl_wpart){.file = c->host_w[i], .rows = from->dim[0], .t = c->k->run_t};
+        s->w[i].part[0] = (struct dl_wpart){.file = c->host_w[i], .rows = from->dim[0], .t = (uint8_t)stored_type(c->k)};
         if (dl_wset_add(&s->weights, &s->w[i], from->name, e) < 0) return -1;
         *l.o.w[i] = &s->w[i];
     }

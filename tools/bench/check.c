@@ -46,11 +46,11 @@ static void slice_epilogue(struct part *p, struct dl_epi *e, int32_t channels, i
     if (e->res.p) e->res = dl_act_cols(e->res, from, n);
 }
 
-/* How many of c output channels the reference can afford, each of so many FLOPs; the middle ones. */
-static int32_t affordable(int64_t flops, int32_t c, int32_t *from)
+/* How many of c output channels the reference can afford, each of so many FLOPs; the middle ones, whole units. */
+static int32_t affordable(int64_t flops, int32_t c, int32_t unit, int32_t *from)
 {
-    int32_t n = (int32_t)(flops_most / ((double)flops / c + 1));
-    n = n < 1 ? 1 : smaller(n, c);
+    int32_t n = (int32_t)(flops_most / ((double)flops / c + 1)) / unit * unit;
+    n = n < unit ? smaller(unit, c) : smaller(n, c);
     *from = (c - n) / 2;
     return n;
 }
@@ -65,14 +65,14 @@ static int cut(struct part *p, const struct case_run *c, struct dl_err *e)
     if (k->kind == OP_GEMM) {
         struct dl_gemm *g = &p->a.gemm;
         int32_t channels = g->y.c;
-        n = affordable(k->flops, channels, &from);
+        n = affordable(k->flops, channels, k->run_t == DL_E4M3 ? 32 : 1 /* fewer would be done in bf16 */, &from);
         g->w = slice_weight(&p->w[0], g->w, channels, g->e.glu, from, n);
         slice_epilogue(p, &g->e, channels, from, n);
         y = &g->y;
         p->place = dl_act_cols(*y, from, n);
     } else if (k->kind == OP_CONV) {
         struct dl_conv *g = &p->a.conv;
-        n = affordable(k->flops, g->y.c, &from);
+        n = affordable(k->flops, g->y.c, 1, &from);
         g->w = slice_weight(&p->w[0], g->w, g->y.c, false, from, n);
         slice_epilogue(p, &g->e, g->y.c, from, n);
         y = &g->y;
@@ -201,6 +201,7 @@ int check_want_open(struct check_want **out, const struct tape_case *k, const st
             w->place = p.place;
             w->at_bytes = (uint8_t *)p.place.p - (uint8_t *)result_of(k->kind, &c.set[0].a)->p;
             w->rel = k->kind == OP_ATTN ? attention_error(&p.a.attn) : 1.3 * C_ACC * u_acc;
+            if (k->run_t == DL_E4M3) w->rel = 0x1p-13; /* tensor cores' sums */
             if (k->kind == OP_CONV && p.a.conv.pre.mean_rstd && k->run_t != DL_F32) w->rel += u_of(k->run_t);
         }
         *(i == 0 ? &w->y : &w->most) = p.y;

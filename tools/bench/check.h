@@ -1,10 +1,10 @@
 /* check.h: a backend's result of one op against the C reference's, on the same inputs.
  *
- * Budget of an element: two roundings to the output's type, and C u for sums in f32 times the largest that the sum
- * could be: the reference run on the magnitudes of all inputs (for attention: v's magnitudes, and what the scores' own
- * errors do to them). What is neither product nor attention gets C u times the largest value of the output. Large
- * products are held to it in a few output channels, attention in one head and a few queries: the reference computes
- * only those.
+ * Budget of an element: two roundings to the output's type, and C u for sums in f32 (2^-13 in e4m3) times the largest
+ * that the sum could be: the reference run on the magnitudes of all inputs (for attention: v's magnitudes, and what the
+ * scores' own errors do to them). What is neither product nor attention gets C u times the largest value of the output.
+ * Large products are held to it in a few output channels, attention in one head and a few queries: the reference
+ * computes only those.
  */
 #ifndef BENCH_CHECK_H
 #define BENCH_CHECK_H

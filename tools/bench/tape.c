@@ -1,5 +1,7 @@
 #include "tools/bench/tape.h"
 
+#include "engine/e4m3.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,7 +69,7 @@ static void keep_operands(struct dl_ctx *c, struct tape_case *k)
 static const struct dl_log *account_of(struct dl_ctx *c, enum op_kind kind, const union op_args *a, uint8_t t)
 {
     struct dl_run *r = &c->account;
-    r->t = t;
+    r->e4m3 = t == DL_E4M3, r->t = r->e4m3 ? (uint8_t)DL_BF16 : t;
     dl_run_dry(r);
     op_call(r, kind, a, NULL);
     return dl_run_ok(r) && r->n_log == 1 ? r->log : NULL;
@@ -117,12 +119,13 @@ static void record(struct dl_run *r, enum op_kind kind, const void *args)
     }
     want_weights(r, kind, &a);
     if (t->phase == TAPE_OFF) return;
-    const struct dl_log *l = account_of(c, kind, &a, r->t);
+    uint8_t type = kind == OP_GEMM && dl_e4m3_takes(r, &a.gemm) ? (uint8_t)DL_E4M3 : r->t;
+    const struct dl_log *l = account_of(c, kind, &a, type);
     if (!l) {
         c->failed = true;
         return;
     }
-    struct tape_case *k = find(c, kind, r->t, l);
+    struct tape_case *k = find(c, kind, type, l);
     if (k) {
         k->count++;
         return;
@@ -139,7 +142,7 @@ static void record(struct dl_run *r, enum op_kind kind, const void *args)
     k = &t->c[t->n++];
     *k = (struct tape_case){.kind = kind,
                             .phase = (int8_t)t->phase,
-                            .run_t = r->t,
+                            .run_t = type,
                             .count = 1,
                             .flops = l->flops,
                             .bytes = l->bytes,

@@ -31,7 +31,7 @@ const char *tape_phase_name(int phase); /* "step" */
 struct tape_case {
     enum op_kind kind;
     int8_t phase;
-    uint8_t run_t;        /* enum dl_type of the run */
+    uint8_t run_t;        /* enum dl_type of the run; DL_E4M3 for the products that it does in e4m3 alone */
     int count;            /* in the phase */
     int64_t flops, bytes; /* of one */
     char shape[120];      /* as in the op log */

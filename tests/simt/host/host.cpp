@@ -142,8 +142,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t)
 cudaError_t cudaGraphDestroy(cudaGraph_t g) { return delete g, cudaSuccess; }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x) { return delete x, cudaSuccess; }
 
-/* In the place of gemm_lt.c: a library that takes products of e4m3, which no kernel of ours does, by plain loops; with
- * DLENS_SIMT_ROW_SCALES it scales them too. With DLENS_SIMT_LIBRARY it also takes bare products into f32. */
+/* In the place of gemm_lt.c: a library that takes products of e4m3, by plain loops; with DLENS_SIMT_ROW_SCALES it
+ * scales them too. With DLENS_SIMT_LIBRARY it also takes bare products into f32. */
 int cuda_blas_open(dl_ctx *, dl_err *) { return 0; }
 void cuda_blas_close(dl_ctx *) {}
 size_t cuda_blas_version(void) { return 0; }
