@@ -19,17 +19,21 @@ __device__ __forceinline__ void k_unpack2(float v[2], uint32_t u, dl_bf16)
     v[0] = dl_bits_f32(u << 16), v[1] = dl_bits_f32(u & 0xffff0000u);
 }
 
+template <class T> __device__ __forceinline__ void k_unpack8(float *v, const uint4 &u)
+{
+    k_unpack2(v, u.x, T());
+    k_unpack2(v + 2, u.y, T());
+    k_unpack2(v + 4, u.z, T());
+    k_unpack2(v + 6, u.w, T());
+}
+
 template <int V, class T> __device__ __forceinline__ void k_load(float *v, const T *p)
 {
     if (V == 1) {
         v[0] = dl_to_f32(dl_ld(p));
         return;
     }
-    uint4 u = dl_ld(reinterpret_cast<const uint4 *>(p));
-    k_unpack2(v, u.x, T());
-    k_unpack2(v + 2, u.y, T());
-    k_unpack2(v + 4, u.z, T());
-    k_unpack2(v + 6, u.w, T());
+    k_unpack8<T>(v, dl_ld(reinterpret_cast<const uint4 *>(p)));
 }
 
 template <int V> __device__ __forceinline__ void k_load(float *v, const float *p)
@@ -78,6 +82,39 @@ template <int V> __device__ __forceinline__ void k_store_t(void *p, int t, int64
     else if (t == DL_F16) k_store<V>(static_cast<dl_half *>(p) + i, v);
     else k_store<V>(static_cast<dl_bf16 *>(p) + i, v);
 }
+
+/* Elements as they lie in memory. What is fetched is widened later, so that several loads may be under way; hi holds
+ * the second half of 8 f32. Where t is a constant its branches cost nothing. */
+template <int V> struct k_raw {
+    uint4 lo, hi;
+};
+template <> struct k_raw<1> {
+    float v;
+};
+
+template <int V> __device__ __forceinline__ void k_fetch(k_raw<V> &r, const void *p, int t, int64_t i)
+{
+    const uint4 *u = reinterpret_cast<const uint4 *>(static_cast<const char *>(p) + i * (t == DL_F32 ? 4 : 2));
+    r.lo = dl_ld(u);
+    if (t == DL_F32) r.hi = dl_ld(u + 1);
+}
+template <> __device__ __forceinline__ void k_fetch<1>(k_raw<1> &r, const void *p, int t, int64_t i)
+{
+    k_load_t<1>(&r.v, p, t, i);
+}
+
+template <int V> __device__ __forceinline__ void k_widen(float *v, const k_raw<V> &r, int t)
+{
+    if (t == DL_F32) {
+        v[0] = dl_bits_f32(r.lo.x), v[1] = dl_bits_f32(r.lo.y), v[2] = dl_bits_f32(r.lo.z), v[3] = dl_bits_f32(r.lo.w);
+        v[4] = dl_bits_f32(r.hi.x), v[5] = dl_bits_f32(r.hi.y), v[6] = dl_bits_f32(r.hi.z), v[7] = dl_bits_f32(r.hi.w);
+    } else if (t == DL_F16) {
+        k_unpack8<dl_half>(v, r.lo);
+    } else {
+        k_unpack8<dl_bf16>(v, r.lo);
+    }
+}
+template <> __device__ __forceinline__ void k_widen<1>(float *v, const k_raw<1> &r, int) { v[0] = r.v; }
 
 __device__ __forceinline__ float k_round_to(float v, int t)
 {

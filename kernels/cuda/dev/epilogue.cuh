@@ -21,10 +21,24 @@ __device__ __forceinline__ float k_fn(int fn, float v)
     return v;
 }
 
-/* s[V]: sums of channels c .. of a pixel, s2 [V] the second half's with glu; the result in s. */
+/* Of V values, with one branch. */
+template <int V> __device__ __forceinline__ void k_fn_each(int fn, float *v)
+{
+    if (fn == DL_SILU) {
+        for (int j = 0; j < V; j++) v[j] = k_fn(DL_SILU, v[j]);
+    } else if (fn == DL_GELU) {
+        for (int j = 0; j < V; j++) v[j] = k_fn(DL_GELU, v[j]);
+    } else if (fn == DL_GELU_TANH) {
+        for (int j = 0; j < V; j++) v[j] = k_fn(DL_GELU_TANH, v[j]);
+    } else if (fn == DL_QUICK_GELU) {
+        for (int j = 0; j < V; j++) v[j] = k_fn(DL_QUICK_GELU, v[j]);
+    }
+}
+
+/* s[V]: sums of channels c .. of a pixel, s2 [V] the second half's with glu; the result in s. All up to the residual: */
 template <int V>
-__device__ __forceinline__ void k_epi(const cuda_epi_args &a, int step, int64_t row, int64_t pixel, int64_t c, float *s,
-                                      float *s2)
+__device__ __forceinline__ void k_epi_inner(const cuda_epi_args &a, int step, int64_t row, int64_t c, float *s,
+                                            float *s2)
 {
     float v[V];
     if (a.bias) {
@@ -36,9 +50,10 @@ __device__ __forceinline__ void k_epi(const cuda_epi_args &a, int step, int64_t 
         }
     }
     if (a.glu) {
-        for (int j = 0; j < V; j++) s[j] *= k_fn(a.fn, s2[j]);
+        k_fn_each<V>(a.fn, s2);
+        for (int j = 0; j < V; j++) s[j] *= s2[j];
     } else {
-        for (int j = 0; j < V; j++) s[j] = k_fn(a.fn, s[j]);
+        k_fn_each<V>(a.fn, s);
     }
     if (a.add.p) {
         k_load_vec<V>(v, a.add, step, row, c);
@@ -48,6 +63,14 @@ __device__ __forceinline__ void k_epi(const cuda_epi_args &a, int step, int64_t 
         k_load_vec<V>(v, a.gate, step, row, c);
         for (int j = 0; j < V; j++) s[j] *= v[j];
     }
+}
+
+template <int V>
+__device__ __forceinline__ void k_epi(const cuda_epi_args &a, int step, int64_t row, int64_t pixel, int64_t c, float *s,
+                                      float *s2)
+{
+    float v[V];
+    k_epi_inner<V>(a, step, row, c, s, s2);
     if (a.res.p) {
         k_load_t<V>(v, a.res.p, a.res.t, k_at(a.res, row, pixel, c));
         for (int j = 0; j < V; j++) s[j] += v[j];

@@ -43,6 +43,9 @@ static inline int dl_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t 
 
 template <class T> __device__ __forceinline__ T dl_ld(const T *p) { return *p; }
 template <class T> __device__ __forceinline__ void dl_st(T *p, T v) { *p = v; }
+/* As plain stores these are now and then taken apart into four. */
+__device__ __forceinline__ void dl_st(uint4 *p, uint4 v) { __stwb(p, v); }
+__device__ __forceinline__ void dl_st(float4 *p, float4 v) { __stwb(p, v); }
 
 __device__ __forceinline__ float dl_shfl_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 __device__ __forceinline__ float dl_shfl_down(float v, int by) { return __shfl_down_sync(0xffffffffu, v, by); }
