@@ -144,6 +144,15 @@ __device__ __forceinline__ void k_load_vec(float *v, const dl_vec &a, int step, 
     k_load_t<V>(v, a.p, a.t, step * a.ss + row * a.rs + c);
 }
 
+/* Division of numbers below 2^31 by one that is known at the launch, as a multiplication. */
+struct k_divisor {
+    uint32_t d, mul, shift;
+};
+__device__ __forceinline__ uint32_t k_div(uint32_t n, k_divisor by)
+{
+    return (uint32_t)((uint64_t)n * by.mul >> by.shift);
+}
+
 /* ---- on the host: may the V = 8 variant run? ---- */
 
 static inline bool k_float(int t) { return t == DL_F32 || t == DL_F16 || t == DL_BF16; }
@@ -155,6 +164,14 @@ static inline bool k_act_ok(const dl_act *a)
 static inline bool k_vec_ok(const dl_vec *v)
 {
     return !v->p || (k_ptr_ok(v->p) && v->rs % 8 == 0 && v->ss % 8 == 0);
+}
+/* 2^shift / d < mul <= 2^shift / d + 1 and d <= 2^(shift - 31): n mul / 2^shift is less than 1 / d above n / d. */
+static inline k_divisor k_divisor_of(int32_t d)
+{
+    k_divisor k = {(uint32_t)d, 0, 31};
+    while ((int64_t)1 << (k.shift - 31) < d) k.shift++;
+    k.mul = (uint32_t)(((uint64_t)1 << k.shift) / k.d + 1);
+    return k;
 }
 static inline int64_t k_pixels(const dl_act *a) { return (int64_t)a->h * a->w; }
 
