@@ -6,7 +6,7 @@
  *     memory, so types are branched on at run time instead of being compiled in every combination.
  * Budget: no shared memory; at most 64 registers.
  * Speed: not measured yet.
- * Traps: y may be x (each thread reads what it writes); with glu y must not be x. erff makes GELU the dearest function.
+ * Traps: y may be x (each thread reads what it writes); with glu y must not be x.
  *     Sinusoids of large angles would take sinf's slow path through local memory, hence the reduction in double.
  */
 #include "kernels/cuda/dev/epilogue.cuh"
