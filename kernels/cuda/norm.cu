@@ -44,15 +44,18 @@ __device__ __forceinline__ void lnorm_affine(const cuda_lnorm_args &a, int step,
     }
 }
 
-/* The sum over a token's threads. tmp [W] is free again after the next barrier but one's, so that two take turns. */
-template <class C> __device__ __forceinline__ float lnorm_sum(float v, dl_sptr<float> tmp)
+/* The sum over a token's threads. tmp [2][W]: while one half is read, a thread that is ahead writes the other; it gets
+ * no farther, since there is a barrier in each sum. */
+template <class C> __device__ __forceinline__ float lnorm_sum(float v, dl_sptr<float> tmp, int *half)
 {
     for (int m = (C::L < 32 ? C::L : 32) / 2; m > 0; m /= 2) v += dl_shfl_xor(v, m);
     if (C::W <= 1) return v;
-    if (threadIdx.x % 32 == 0) tmp[threadIdx.x / 32] = v;
+    int at = *half * C::W;
+    *half ^= 1;
+    if (threadIdx.x % 32 == 0) tmp[at + (int)threadIdx.x / 32] = v;
     __syncthreads();
-    float sum = tmp[0];
-    for (int i = 1; i < C::W; i++) sum += tmp[i];
+    float sum = tmp[at];
+    for (int i = 1; i < C::W; i++) sum += tmp[at + i];
     return sum;
 }
 
@@ -67,9 +70,8 @@ __device__ __forceinline__ void lnorm_fetch(k_raw<8> *r, const cuda_lnorm_args &
 
 template <class C> __global__ void __launch_bounds__(C::THREADS) lnorm_kernel(cuda_lnorm_args a, int turns)
 {
-    DL_SHARED(float, means, C::THREADS / 32);
-    DL_SHARED(float, squares, C::THREADS / 32);
-    int pixels = a.x.h * a.x.w, first = (int)(threadIdx.x % C::L) * 8;
+    DL_SHARED(float, tmp, 2 * C::THREADS / 32);
+    int pixels = a.x.h * a.x.w, first = (int)(threadIdx.x % C::L) * 8, half = 0;
     int token = (int)blockIdx.x * turns * C::TOKENS + (int)threadIdx.x / C::L;
     float v[LNORM_K][8], scale[LNORM_K][8], shift[LNORM_K][8], by = 1 / (float)a.x.c;
     k_raw<8> r[LNORM_K];
@@ -91,12 +93,12 @@ template <class C> __global__ void __launch_bounds__(C::THREADS) lnorm_kernel(cu
 #pragma unroll
         for (int k = 0; k < LNORM_K; k++)
             for (int j = 0; j < 8; j++) sum += v[k][j];
-        float mean = a.rms ? 0 : lnorm_sum<C>(sum, means) * by;
+        float mean = a.rms ? 0 : lnorm_sum<C>(sum, tmp, &half) * by;
 #pragma unroll
         for (int k = 0; k < LNORM_K; k++)
             if (first + k * 8 * C::L < a.x.c)
                 for (int j = 0; j < 8; j++) v[k][j] -= mean, square += v[k][j] * v[k][j];
-        float rstd = dl_rsqrt(lnorm_sum<C>(square, squares) * by + a.eps);
+        float rstd = dl_rsqrt(lnorm_sum<C>(square, tmp, &half) * by + a.eps);
         if (token >= pixels) continue;
         int64_t at = k_at(a.y, blockIdx.y, token, first);
 #pragma unroll
@@ -391,7 +393,7 @@ template <class C> static int norm_run(struct CUstream_st *s, const cuda_norm_ar
         if (side <= K_THREADS) columns = side, slabs = n;
     }
     int64_t pixels = k_pixels(&a.x), chunk = 16 * (K_THREADS / columns);
-    while (chunk > 4 * (K_THREADS / columns) && pixels / chunk * a.x.n * slabs < 1024) chunk /= 2;
+    while (chunk > 4 * (K_THREADS / columns) && pixels / chunk * a.x.n * slabs < 512) chunk /= 2;
     dim3 grid((unsigned)((pixels + chunk - 1) / chunk), (unsigned)a.x.n, (unsigned)slabs);
     return DL_LAUNCH(norm_kernel<C>, grid, K_THREADS, 0, s, a, columns, (int)chunk);
 }
