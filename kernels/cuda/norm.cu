@@ -1,17 +1,30 @@
 /* norm.cu: layer norm and RMS norm with adaLN; group norm's statistics and their application.
  *
  * Computes: cuda_lnorm, cuda_gnorm, cuda_norm of kernels.h. Two-pass variances throughout, sums in f32 over short runs.
- * Needs: sm_80. Layer norm's fast variants want x and y of one type, 16-byte pitches and c <= 8192; the rest goes to
- *     lnorm_any.
- * How: layer norm keeps a token in registers, K groups of 8 channels a lane: one warp a token up to 1280 channels (four
- *     tokens a block), eight warps above. x is read once.
+ * Needs: sm_80. The fast variants want x and y of one type and 16-byte pitches and parameters, layer norm also
+ *     c <= 6144; the rest goes to lnorm_any and to variants of one channel a thread.
+ * How: all keep what belongs to a channel in registers and walk over pixels, with loads under way while they compute.
+ *     Layer norm: 16 to 256 threads have a token, three vectors of 8 channels each, and take up to 16 tokens one after
+ *     the other; the next one's vectors are fetched before this one's sums. x is read once.
  *     Statistics: a block takes a chunk of pixels of one row and some whole groups; a thread follows V channels through
- *     its pixels with sums about the first value that it saw (exact enough where the mean is large), a warp joins the
- *     threads of a group, a second kernel joins the chunks. Chunks depend on the image alone, not on the batch.
- *     Application: a block makes each channel's y = fn(a x + b) once in shared memory, then streams its pixels.
- * Budget: lnorm 8 K registers for the token and about 30 more; gnorm 16 KB + shared memory; norm 8 c bytes.
- * Speed: not measured yet.
- * Traps: cuda_norm's a x + b cancels where |mean| >> std, as any one-multiply form does; the test's bound counts it.
+ *     its pixels, four at a time, with sums about the chunk's first value (exact enough where the mean is large). Then
+ *     a thread joins a channel, eight join a group, and a second kernel the chunks. Chunks depend on the image alone,
+ *     not on the batch, so the bits of a row do not either.
+ *     Application: a thread makes its channels' y = fn(k x + b) once, then has 4 to 16 pixels, four at a time.
+ * Budget: registers on sm_90a (80, 86, 89, 120 within 16 of it), no spills: lnorm 104 to 112 (f32: 128), gnorm_part 59
+ *     and 24 KB, norm 60.
+ * Speed: not measured yet. Computed for an H200 at 4.3 TB/s and 1.75 GHz, bf16. Needed are 23 KB under way on a
+ *     multiprocessor where all traffic is loads, 11 KB where half is; a warp has 110 issue slots for each 16 bytes a
+ *     thread loads or stores. With set-up and idle lanes:
+ *         lnorm of 320 and 640  24 KB  55 % of the slots     gnorm_part, 16 pixels a thread  64 KB  68 %
+ *         lnorm of 1280         27 KB  62 %                  gnorm_part, 32 pixels           64 KB  54 %
+ *         lnorm of 3072         24 KB  52 %                  norm, none / SiLU / GELU        64 KB  30, 47, 86 %
+ *     SiLU and GELU take 16 of MUFU's 28 turns for 8 channels. Workstation cards have 4 to 6 times as many slots for a
+ *     byte and need 5 to 7 KB under way. Where an image is small (16x16 and 8x8 at 24 rows: 300 to 500 blocks, all
+ *     resident) the launch is most of the time.
+ * Traps: cuda_norm's k x + b cancels where |mean| >> std, as any one-multiply form does; the test's bound counts it.
+ *     RMS norm has one sum a token, layer norm two: shared memory of the sums alternates by sum, not by kind.
+ *     More resident blocks of lnorm (a bound of 96 registers) spill.
  */
 #include "kernels/cuda/dev/epilogue.cuh"
 #include "kernels/cuda/dev/norm.cuh"
@@ -73,7 +86,7 @@ template <class C> __global__ void __launch_bounds__(C::THREADS) lnorm_kernel(cu
     DL_SHARED(float, tmp, 2 * C::THREADS / 32);
     int pixels = a.x.h * a.x.w, first = (int)(threadIdx.x % C::L) * 8, half = 0;
     int token = (int)blockIdx.x * turns * C::TOKENS + (int)threadIdx.x / C::L;
-    float v[LNORM_K][8], scale[LNORM_K][8], shift[LNORM_K][8], by = 1 / (float)a.x.c;
+    float v[LNORM_K][8], scale[LNORM_K][8], shift[LNORM_K][8], by = dl_rcp((float)a.x.c);
     k_raw<8> r[LNORM_K];
     if (token < pixels) lnorm_fetch<C>(r, a, token, first);
     int step = k_step(a.step);
@@ -139,7 +152,7 @@ __global__ void __launch_bounds__(128) lnorm_any(cuda_lnorm_args a)
 template <class C> static int lnorm_run(struct CUstream_st *s, const cuda_lnorm_args &a)
 {
     int64_t pixels = k_pixels(&a.x), turns = pixels * a.x.n * C::L >> 17;
-    turns = turns < 1 ? 1 : turns > 8 ? 8 : turns;
+    turns = turns < 1 ? 1 : turns > 16 ? 16 : turns;
     dim3 grid((unsigned)((pixels + turns * C::TOKENS - 1) / (turns * C::TOKENS)), (unsigned)a.x.n);
     return DL_LAUNCH(lnorm_kernel<C>, grid, C::THREADS, 0, s, a, (int)turns);
 }
@@ -234,7 +247,7 @@ template <class C> __global__ void __launch_bounds__(K_THREADS) gnorm_part(gnorm
         }
     }
     __syncthreads();
-    float by = dl_div_fast(1, (float)pixels);
+    float by = dl_rcp((float)pixels);
     for (int i = (int)threadIdx.x; i < width; i += K_THREADS) {
         float sum = sums[i], square = squares[i];
         for (int k = 1; k < a.p.turns; k++) sum += sums[k * width + i], square += squares[k * width + i];
@@ -308,7 +321,7 @@ static bool gnorm_plan_make(gnorm_plan *p, const struct cuda_gnorm_args *a, int 
     p->slabs = a->groups / p->slab;
     p->columns = (int32_t)(p->slab * size / v);
     p->turns = K_THREADS / p->columns;
-    int64_t share = all >= 1 << 18 ? 32 : all >= 1 << 16 ? 16 : all >= 1 << 14 ? 8 : 4, chunk = p->turns * share;
+    int64_t share = all >= 1 << 22 ? 32 : all >= 1 << 17 ? 16 : all >= 1 << 14 ? 8 : 4, chunk = p->turns * share;
     if (chunk < (pixels + 1023) / 1024) chunk = ((pixels + 1023) / 1024 + p->turns - 1) / p->turns * p->turns;
     p->chunk = (int32_t)chunk;
     p->chunks = (int32_t)((pixels + chunk - 1) / chunk);

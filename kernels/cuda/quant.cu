@@ -1,12 +1,14 @@
 /* quant.cu: activations to e4m3, each pixel with its own scale.
  *
  * Computes: cuda_quant of kernels.h; the bits of engine/e4m3.h.
- * Needs: sm_80 to be compiled; what reads its result needs sm_89. V = 8 where x allows 16-byte accesses, else V = 1.
- * How: W warps have a pixel, one warp (four pixels a block) up to 1024 channels. x is read twice, from memory for the
- *     largest magnitude and from the L1 for the values: a pixel has at most some 30 KB. From sm_89 on one instruction
- *     rounds two values, before it integers do.
- * Budget: 8 registers of values; W floats of shared memory.
- * Speed: not measured yet.
+ * Needs: sm_80 to be compiled; what reads its result needs sm_89. The fast variant wants 16-byte accesses of x and
+ *     c <= 16384; the rest goes to quant_any.
+ * How: 32, 128 or 512 threads have a pixel, four vectors of 8 channels each as they lie in memory, all fetched before
+ *     the largest magnitude is looked for; x is read once. From sm_89 on one instruction rounds two values, before it
+ *     integers do. A vector's result is 8 bytes, a warp's 256 in a row, which memory takes as well as 16 a thread.
+ * Budget: 33 to 40 registers on sm_90a (f32: 58); a float a warp of shared memory.
+ * Speed: not measured yet. Computed for an H200 as in norm.cu (two thirds of the traffic are loads: 15 KB needed), 3072
+ *     channels of bf16: 72 KB under way on a multiprocessor, 48 % of the issue slots.
  * Traps: the gain is a rounded quotient and the product rounded again, as on the host: a fused or approximate division
  *     would give other bits.
  */

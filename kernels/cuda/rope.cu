@@ -2,16 +2,20 @@
  * over tokens.
  *
  * Computes: cuda_rope, cuda_rel_bias, cuda_token_mean of kernels.h. Sums in f32, in one fixed order.
- * Needs: sm_80. The fast variant of rope wants 16-byte pitches, heads of a multiple of 8 channels and at most 256; the
- *     rest goes to rope_any.
+ * Needs: sm_80. The fast variant of rope wants x and y of one type, 16-byte pitches, heads of a multiple of 8 channels
+ *     and at most 256; the rest goes to rope_any.
  * How: rope: 8 channels of a head a thread, the threads of a head next to each other in a warp (2^n of them, some idle
- *     where d is no such multiple of 8), the mean square by shuffles; read once, written once.
+ *     where d is no such multiple of 8), the mean square by shuffles; read once, written once. A thread has the same
+ *     channels of all its heads: both gammas stay in registers for the block's tokens, the angles for a token; three
+ *     heads are fetched before the first is turned.
  *     Bias: an element a thread; the buckets come from the host. Mean: a block takes 32 channels of a row, 8 threads
  *     share a channel's tokens.
- * Budget: rope about 40 registers; token_mean 1 KB + of shared memory.
- * Speed: not measured yet.
- * Traps: y may be x: a head is read by its own threads only, before any of them writes. Lanes beyond the last item take
- *     part in the shuffles, so they must not leave early.
+ * Budget: rope 72 registers on sm_80 to 90a, 80 on sm_120 and of f32; token_mean 1 KB + of shared memory.
+ * Speed: not measured yet. Computed for an H200 as in norm.cu (11 KB needed), FLUX's 48 heads of 128 in bf16: 36 KB
+ *     under way on a multiprocessor, 61 % of the issue slots (a thread a head took 123 %: divisions, gammas, angles).
+ *     Bias and mean run once a prompt.
+ * Traps: y may be x: a head is read by its own threads only, before any of them writes. Threads beyond the last head
+ *     take part in the shuffles, so they must not leave early.
  */
 #include "kernels/cuda/dev/convert.cuh"
 #include "kernels/cuda/dev/reduce.cuh"
@@ -36,36 +40,35 @@ template <class C> __global__ void __launch_bounds__(K_THREADS, 3) rope_kernel(c
 {
     uint32_t heads = (uint32_t)a.heads, d = (uint32_t)a.x.c / heads, j = threadIdx.x % C::L * 8;
     uint32_t first = threadIdx.x / C::L, all = (uint32_t)(a.x.h * a.x.w);
-    float gamma[2][8], turn[8], v[8], by = dl_div_fast(1, (float)d);
-    k_raw<8> r[ROPE_U];
+    float gamma[2][8], turn[8], v[8], by = dl_rcp((float)d);
+    k_raw<8> r[ROPE_U]; /* zeros stay where a head has no such channels */
+    for (int u = 0; u < ROPE_U; u++) r[u] = k_raw<8>();
     for (int k = 0; k < 8; k++) gamma[0][k] = gamma[1][k] = turn[k] = 0;
     if (a.gamma[0] && j < d) {
         k_load<8>(gamma[0], a.gamma[0] + j);
         k_load<8>(gamma[1], a.gamma[1] + j);
     }
     for (uint32_t t = blockIdx.x * tokens; t < (blockIdx.x + 1) * tokens && t < all; t++) {
-        int64_t x = k_at(a.x, blockIdx.y, t, j), y = k_at(a.y, blockIdx.y, t, j);
+        int64_t x = k_at(a.x, blockIdx.y, t, first * d + j), y = k_at(a.y, blockIdx.y, t, first * d + j);
         if (a.table && j < d) k_load<8>(turn, a.table + (int64_t)t * d + j);
         for (uint32_t h0 = 0; h0 < heads; h0 += ROPE_U * C::SIDE) { /* all threads, for the shuffles */
 #pragma unroll
             for (uint32_t u = 0; u < ROPE_U; u++) {
-                uint32_t h = h0 + u * C::SIDE + first;
-                if (h < heads && j < d) k_fetch(r[u], a.x.p, C::T, x + h * d);
+                uint32_t h = h0 + u * C::SIDE;
+                if (h + first < heads && j < d) k_fetch(r[u], a.x.p, C::T, x + h * d);
             }
 #pragma unroll
             for (uint32_t u = 0; u < ROPE_U; u++) {
-                uint32_t h = h0 + u * C::SIDE + first;
-                bool mine = h < heads && j < d;
-                for (int k = 0; k < 8; k++) v[k] = 0;
-                if (mine) k_widen(v, r[u], C::T);
+                uint32_t h = h0 + u * C::SIDE;
+                k_widen(v, r[u], C::T);
                 if (a.gamma[0]) {
                     float sum = 0;
                     for (int k = 0; k < 8; k++) sum += v[k] * v[k];
                     for (int m = C::L / 2; m > 0; m /= 2) sum += dl_shfl_xor(sum, m);
                     float rstd = dl_rsqrt(sum * by + a.eps);
-                    for (int k = 0; k < 8; k++) v[k] *= rstd * (2 * h >= heads ? gamma[1][k] : gamma[0][k]);
+                    for (int k = 0; k < 8; k++) v[k] *= rstd * (2 * (h + first) >= heads ? gamma[1][k] : gamma[0][k]);
                 }
-                if (!mine) continue;
+                if (h + first >= heads || j >= d) continue;
                 if (a.table)
                     for (int k = 0; k < 8; k += 2) rope_turn(v + k, turn + k);
                 k_store_t<8>(a.y.p, C::T, y + h * d, v);

@@ -199,7 +199,7 @@ int cuda_sched_step(struct CUstream_st *s, const struct cuda_sched_step_args *ar
         return CUDA_K_UNSUPPORTED;
     if (a.threshold > 0) {
         unsigned n = (unsigned)a.latent.n;
-        bool large = k_pixels(&a.latent) * a.latent.c > 1 << 14;
+        bool large = k_pixels(&a.latent) * a.latent.c > 1 << 12;
         int e = large ? DL_LAUNCH(sched_threshold_kernel<1024>, n, 1024, 0, s, a)
                       : DL_LAUNCH(sched_threshold_kernel<256>, n, 256, 0, s, a);
         if (e) return e;

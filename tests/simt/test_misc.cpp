@@ -124,7 +124,7 @@ static void copies_and_sums(void **)
         {"copy quick gelu", DL_F16, DL_F16, 3, 7, 24, 0, 0, DL_QUICK_GELU, 2, 1},
         {"copy gelu of large values", DL_F32, DL_F32, 3, 7, 24, 0, 0, DL_GELU_TANH, 60, 0},
         {"copy gelu of all sizes", DL_F32, DL_F32, 3, 131, 8, 0, 0, DL_GELU, 9, 0},
-        {"copy of 670 items", DL_BF16, DL_BF16, 2, 67, 40, 8, 1, DL_NONE, 0, 0},
+        {"copy of 1,310 items", DL_BF16, DL_BF16, 2, 131, 40, 8, 1, DL_NONE, 0, 0},
         {"copy of 516 items, odd", DL_F16, DL_F32, 1, 86, 3, 1, 0, DL_NONE, 0, 0},
     };
     for (auto &k : cases) {

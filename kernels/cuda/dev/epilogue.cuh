@@ -10,12 +10,12 @@ __device__ __forceinline__ float k_swish(float v, float k)
     return dl_div_fast(v, 1 + dl_ex2(-1.4426950408889634f * k * v));
 }
 
-/* v (1 + erf(v / sqrt 2)) / 2 as (v + |v|) / 2 - |v| erfc(|v| / sqrt 2) / 2, with Abramowitz and Stegun's 7.1.26: erfc is
- * off by 1.5e-7 at most, all by 5 u |v|. Some 16 instructions; erff takes 26, more than a GPU has time for where memory
- * is fast. Beyond |v| = 16 erfc is 0. */
+/* v (1 + erf(v / sqrt 2)) / 2 as (v + |v|) / 2 - |v| erfc(|v| / sqrt 2) / 2, with Abramowitz and Stegun's 7.1.26: erfc
+ * is off by 1.5e-7 at most, all by 5 u |v|. 16 instructions; erff takes 26, more than there is time for where memory is
+ * fast. Beyond |v| = 16 erfc is 0. */
 __device__ __forceinline__ float k_gelu(float v)
 {
-    float a = dl_min(fabsf(v), 16.0f), t = dl_div_fast(1, 1 + 0.23164190f * a);
+    float a = dl_min(fabsf(v), 16.0f), t = dl_rcp(1 + 0.23164190f * a);
     float p = 0.5307027145f * t - 0.7265760135f;
     p = p * t + 0.7107068705f;
     p = p * t - 0.142248368f;
@@ -48,7 +48,7 @@ template <int V> __device__ __forceinline__ void k_fn_each(int fn, float *v)
     }
 }
 
-/* s[V]: sums of channels c .. of a pixel, s2 [V] the second half's with glu; the result in s. All up to the residual: */
+/* s[V]: sums of channels c .. of a pixel, s2 [V] the second half's with glu; the result in s. Up to the residual: */
 template <int V>
 __device__ __forceinline__ void k_epi_inner(const cuda_epi_args &a, int step, int64_t row, int64_t c, float *s,
                                             float *s2)
