@@ -3,8 +3,8 @@
  * Computes: cuda_sched_in, cuda_sched_step (engine/sched.h's combination, one rounded operation after the other, never
  *     fused, so the bits are sched_apply's), cuda_step_next, cuda_noise (torch's CUDA generator).
  * Needs: sm_80; the table's steps on the device; any pitches.
- * How: a thread an element. The dynamic threshold is a kernel before it: a block an image (256 threads, 1024 for large
- *     images) finds the two order statistics by four histograms over the bits of |q|, recomputing q each time (integer
+ * How: a thread an element. The dynamic threshold is a kernel before it: a block an image (256 threads, 1024 beyond 4,096
+ *     elements) finds the two order statistics by four histograms over the bits of |q|, recomputing q each time (integer
  *     counts: always the same result).
  *     Noise: a Philox block of four normals a thread, in torch's layout over threads.
  * Budget: 1 KB + of shared memory for the threshold; about 40 registers.
