@@ -3,8 +3,8 @@
  * Computes: cuda_sched_in, cuda_sched_step (engine/sched.h's combination, one rounded operation after the other, never
  *     fused, so the bits are sched_apply's), cuda_step_next, cuda_noise (torch's CUDA generator).
  * Needs: sm_80; the table's steps on the device; any pitches.
- * How: a thread an element. The dynamic threshold is a kernel before it: a block an image (256 threads, 1024 for large
- *     images) finds the two order statistics by four histograms over the bits of |q|, recomputing q each time (integer
+ * How: a thread an element. The dynamic threshold is a kernel before it: a block an image (256 threads, 1024 beyond 4,096
+ *     elements) finds the two order statistics by four histograms over the bits of |q|, recomputing q each time (integer
  *     counts: always the same result).
  *     Noise: a Philox block of four normals a thread, in torch's layout over threads.
  * Budget: 1 KB + of shared memory for the threshold; about 40 registers.
@@ -199,7 +199,7 @@ int cuda_sched_step(struct CUstream_st *s, const struct cuda_sched_step_args *ar
         return CUDA_K_UNSUPPORTED;
     if (a.threshold > 0) {
         unsigned n = (unsigned)a.latent.n;
-        bool large = k_pixels(&a.latent) * a.latent.c > 1 << 14;
+        bool large = k_pixels(&a.latent) * a.latent.c > 1 << 12;
         int e = large ? DL_LAUNCH(sched_threshold_kernel<1024>, n, 1024, 0, s, a)
                       : DL_LAUNCH(sched_threshold_kernel<256>, n, 256, 0, s, a);
         if (e) return e;

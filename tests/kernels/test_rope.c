@@ -24,6 +24,9 @@ static const struct rope_case rope_cases[] = {
     {"rope without norm", DL_F16, DL_F32, 2, 4, 3, 16, 0, 1, 1, 0, 0},
     {"rope norm alone, odd", DL_BF16, DL_BF16, 2, 5, 4, 37, 2, 0, 1, 1, 0},
     {"rope norm alone", DL_F32, DL_F16, 1, 33, 2, 64, 2, 0, 0, 0, 2},
+    {"rope 100 heads", DL_F16, DL_F16, 1, 3, 100, 32, 2, 1, 0, 0, 0},
+    {"rope 26 heads of 160", DL_BF16, DL_BF16, 1, 3, 26, 160, 2, 1, 0, 8, 0},
+    {"rope many tokens", DL_BF16, DL_BF16, 1, 8203, 1, 8, 1, 1, 0, 0, 0},
     {"rope wide head", DL_F32, DL_F32, 1, 3, 2, 520, 2, 1, 1, 0, 0},
 };
 

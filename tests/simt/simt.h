@@ -237,6 +237,7 @@ template <class T> inline uint32_t dl_pack2(float lo, float hi)
 }
 static inline float dl_ex2(float x) { return exp2f(x); }
 static inline float dl_rsqrt(float x) { return 1 / sqrtf(x); }
+static inline float dl_rcp(float x) { return 1 / x; }
 static inline float dl_to_f32(float v) { return v; }
 static inline float dl_to_f32(dl_half v) { return dl_f16_to(v.bits); }
 static inline float dl_to_f32(dl_bf16 v) { return dl_bf16_to(v.bits); }

@@ -1,6 +1,8 @@
 /* The small ops of kernels/cuda/misc.cu in the shim: epilogue pass, embedding, sinusoids, copy, add, image. */
 #include "tests/simt/check.h"
 
+#include "kernels/cuda/dev/convert.cuh"
+
 enum { BIAS = 1, GLU = 2, ADD = 4, GATE = 8, RES = 16, SELF = 32, STEPS = 64, IN_PLACE = 128 };
 
 struct epi_case {
@@ -112,27 +114,30 @@ static void copies_and_sums(void **)
 {
     static const struct {
         const char *name;
-        int tx, ty, xn, c, pad, rows, fn;
+        int tx, ty, xn, w, c, pad, rows, fn;
         float a, b;
     } cases[] = {
-        {"copy f32 -> f16", DL_F32, DL_F16, 3, 40, 0, 0, DL_NONE, 0, 0},
-        {"copy of one row", DL_BF16, DL_F32, 1, 40, 8, 0, DL_NONE, 0, 0},
-        {"copy by a map, odd", DL_F16, DL_F16, 2, 35, 3, 1, DL_NONE, 0, 0},
-        {"copy scaled, silu", DL_F32, DL_BF16, 2, 16, 8, 1, DL_SILU, 0.5f, -1},
-        {"copy quick gelu", DL_F16, DL_F16, 3, 24, 0, 0, DL_QUICK_GELU, 2, 1},
-        {"copy gelu of large values", DL_F32, DL_F32, 3, 24, 0, 0, DL_GELU_TANH, 60, 0},
+        {"copy f32 -> f16", DL_F32, DL_F16, 3, 7, 40, 0, 0, DL_NONE, 0, 0},
+        {"copy of one row", DL_BF16, DL_F32, 1, 7, 40, 8, 0, DL_NONE, 0, 0},
+        {"copy by a map, odd", DL_F16, DL_F16, 2, 7, 35, 3, 1, DL_NONE, 0, 0},
+        {"copy scaled, silu", DL_F32, DL_BF16, 2, 7, 16, 8, 1, DL_SILU, 0.5f, -1},
+        {"copy quick gelu", DL_F16, DL_F16, 3, 7, 24, 0, 0, DL_QUICK_GELU, 2, 1},
+        {"copy gelu of large values", DL_F32, DL_F32, 3, 7, 24, 0, 0, DL_GELU_TANH, 60, 0},
+        {"copy gelu of all sizes", DL_F32, DL_F32, 3, 131, 8, 0, 0, DL_GELU, 9, 0},
+        {"copy of 1,310 items", DL_BF16, DL_BF16, 2, 131, 40, 8, 1, DL_NONE, 0, 0},
+        {"copy of 516 items, odd", DL_F16, DL_F32, 1, 86, 3, 1, 0, DL_NONE, 0, 0},
     };
     for (auto &k : cases) {
         cuda_copy_args a = cuda_copy_args();
-        a.x = t_random(t_act(k.tx, k.xn, 2, 7, k.c, k.pad), 0, 2);
-        a.y = t_act(k.ty, 3, 2, 7, k.c, 8 - k.pad);
+        a.x = t_random(t_act(k.tx, k.xn, 2, k.w, k.c, k.pad), 0, 2);
+        a.y = t_act(k.ty, 3, 2, k.w, k.c, 8 - k.pad);
         std::vector<int32_t> rows = {1, 1, 0};
         if (k.rows) a.row = t_ints(rows);
         a.a = k.a, a.b = k.b, a.fn = k.fn;
         std::vector<val> want;
         double f = k.a == 0 ? 1 : (double)k.a;
         for (int i = 0; i < 3; i++)
-            for (int p = 0; p < 14; p++)
+            for (int p = 0; p < 2 * k.w; p++)
                 for (int c = 0; c < k.c; c++) {
                     double x = t_at(a.x, k.rows ? rows[(size_t)i] : k.xn == 1 ? 0 : i, p, c);
                     val s = {x * f + (double)k.b, u_acc * (fabs(x * f) + fabs((double)k.b))};
@@ -141,16 +146,28 @@ static void copies_and_sums(void **)
         t_ran(k.name, cuda_copy(nullptr, &a));
         t_compare(k.name, "copy", a.y, want);
         cuda_add_args d = cuda_add_args();
-        d.a = a.y, d.b = t_random(t_act(k.tx, 3, 2, 7, k.c, k.pad), 0, 2), d.y = t_act(k.ty, 3, 2, 7, k.c, 0);
+        d.a = a.y, d.b = t_random(t_act(k.tx, 3, 2, k.w, k.c, k.pad), 0, 2), d.y = t_act(k.ty, 3, 2, k.w, k.c, 0);
         want.clear();
         for (int i = 0; i < 3; i++)
-            for (int p = 0; p < 14; p++)
+            for (int p = 0; p < 2 * k.w; p++)
                 for (int c = 0; c < k.c; c++) {
                     double s = t_at(d.a, i, p, c) + t_at(d.b, i, p, c);
                     want.push_back({s, u_acc * fabs(s)});
                 }
         t_ran("add", cuda_add(nullptr, &d));
         t_compare("add", "add", d.y, want);
+    }
+}
+
+/* Of numbers about each multiple, and of the largest. */
+static void divisors(void **)
+{
+    for (int32_t d = 1; d < INT32_MAX / 2; d += d < 3000 ? 1 : d / 7) {
+        k_divisor by = k_divisor_of(d);
+        for (int64_t n = 0; n <= INT32_MAX; n = n < 7 * (int64_t)d ? n + d : 2 * n + d)
+            for (int64_t m = n > 0 ? n - 1 : 0; m <= n + 1 && m <= INT32_MAX; m++)
+                assert_int_equal(k_div((uint32_t)m, by), m / d);
+        assert_int_equal(k_div(INT32_MAX, by), INT32_MAX / d);
     }
 }
 
@@ -181,6 +198,7 @@ int main(void)
         cmocka_unit_test_teardown(epilogues, t_clear),       cmocka_unit_test_teardown(embeddings, t_clear),
         cmocka_unit_test_teardown(sinusoids, t_clear),       cmocka_unit_test_teardown(copies_and_sums, t_clear),
         cmocka_unit_test_teardown(images, t_clear),
+        cmocka_unit_test(divisors),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -38,11 +38,18 @@ static const lnorm_case lnorm_cases[] = {
     {"ln 512 f32 far from zero", DL_F32, DL_F32, 1, 3, 512, 0, GAMMA | BETA, 100},
     {"ln 768 in place", DL_F16, DL_F16, 3, 7, 768, 0, GAMMA | BETA | IN_PLACE, 0},
     {"ln 1280 adaLN of steps", DL_F16, DL_F16, 2, 5, 1280, 0, SCALE | SHIFT | STEPS, 0},
-    {"ln 1304 eight warps", DL_F16, DL_F16, 2, 3, 1304, 0, GAMMA | BETA, 0},
+    {"ln 1304, two warps a token", DL_F16, DL_F16, 2, 3, 1304, 0, GAMMA | BETA, 0},
+    {"ln 1536, two warps, pitched", DL_BF16, DL_BF16, 2, 3, 1536, 8, GAMMA | BETA, 1},
+    {"ln 640 all of it, pitched", DL_F16, DL_F16, 2, 5, 640, 16, GAMMA | BETA | SCALE | SHIFT | IN_PLACE, -3},
+    {"ln 16, three tokens a thread", DL_BF16, DL_BF16, 1, 24593, 16, 0, GAMMA | BETA | IN_PLACE, 0},
+    {"ln 776, two tokens a thread", DL_F16, DL_F16, 1, 4099, 776, 0, SCALE | SHIFT, 0},
+    {"rms 776 f32, two tokens a thread", DL_F32, DL_F32, 3, 1367, 776, 0, GAMMA | RMS, 0},
     {"ln 3072 adaLN bf16", DL_BF16, DL_BF16, 2, 3, 3072, 0, SCALE | SHIFT, 0},
-    {"ln 4104 f32", DL_F32, DL_F32, 2, 2, 4104, 0, GAMMA | BETA, 0},
+    {"ln 4104 f32, eight warps", DL_F32, DL_F32, 2, 2, 4104, 0, GAMMA | BETA, 0},
     {"rms 64", DL_BF16, DL_BF16, 2, 9, 64, 0, GAMMA | RMS, 0},
     {"rms 4096", DL_F32, DL_F32, 1, 2, 4096, 0, GAMMA | RMS, 0},
+    {"rms 6144 in place", DL_F32, DL_F32, 2, 2, 6144, 0, GAMMA | RMS | IN_PLACE, 0},
+    {"ln 6152, too many for registers", DL_F16, DL_F16, 1, 2, 6152, 0, GAMMA | BETA, 0},
     {"rms 4096 bf16", DL_BF16, DL_BF16, 2, 2, 4096, 0, GAMMA | RMS, 0},
     {"ln 35 odd", DL_F16, DL_F16, 2, 5, 35, 3, GAMMA | BETA | SCALE | SHIFT | STEPS, 0},
     {"ln 320 f16 -> f32", DL_F16, DL_F32, 2, 3, 320, 0, GAMMA, 0},
@@ -96,6 +103,13 @@ static const norm_case norm_cases[] = {
     {"gn 32 of 2560", DL_F16, DL_F16, DL_SILU, 1, 1, 3, 2560, 32, 0, GAMMA | BETA, 0},
     {"gn 32 of 960 bf16", DL_BF16, DL_BF16, DL_SILU, 2, 2, 3, 960, 32, 0, GAMMA | BETA, 1},
     {"gn 32 of 128 f32", DL_F32, DL_F32, DL_SILU, 1, 9, 9, 128, 32, 0, GAMMA | BETA, 1},
+    {"gn 32 of 1280, two slabs, six chunks", DL_F16, DL_F16, DL_SILU, 2, 8, 8, 1280, 32, 8, GAMMA | BETA, 2},
+    {"gn 32 of 1280 f32, two slabs", DL_F32, DL_F32, DL_NONE, 1, 5, 7, 1280, 32, 0, GAMMA | BETA | SCALE | SHIFT, 0},
+    {"gn 30 of 600 bf16, idle threads", DL_BF16, DL_BF16, DL_SILU, 1, 13, 11, 600, 30, 0, GAMMA | BETA | IN_PLACE, 0},
+    {"gn 32 of 320, 8 pixels a thread", DL_F16, DL_F16, DL_SILU, 1, 21, 33, 320, 32, 0, GAMMA | BETA, 0.5},
+    {"gn 5 of 35, 161 chunks", DL_F16, DL_F32, DL_NONE, 1, 90, 100, 35, 5, 1, GAMMA | BETA, 3},
+    {"gn 2 of 4, 2 batches of pixels", DL_F16, DL_F16, DL_SILU, 2, 361, 728, 4, 2, 0, GAMMA | BETA, 0},
+    {"gn 32 of 128, 4 batches of pixels", DL_BF16, DL_BF16, DL_SILU, 1, 131, 128, 128, 32, 0, GAMMA | BETA, 0},
     {"gn 1 of 24, 67 pixels", DL_F16, DL_F16, DL_NONE, 1, 1, 67, 24, 1, 0, 0, 0},
 };
 
@@ -147,15 +161,29 @@ static void norms(void **)
 /* A row's statistics have the same bits alone and in a batch, and in every order of threads. */
 static void rows_alone(void **)
 {
-    dl_act x = t_random(t_act(DL_F16, 3, 9, 11, 320, 0), 1, 2);
-    cuda_gnorm_args all = gnorm_args(x, 32, 1e-6f);
-    t_ran("batch", cuda_gnorm(nullptr, &all));
-    for (int i = 0; i < 3; i++) {
-        cuda_gnorm_args one = gnorm_args(dl_act_rows(x, i, 1), 32, 1e-6f);
-        simt_seed += 99;
-        t_ran("row", cuda_gnorm(nullptr, &one));
-        assert_memory_equal(one.mean_rstd, all.mean_rstd + i * 64, 256);
+    for (int c = 320; c <= 1280; c += 960) { /* one slab and two */
+        dl_act x = t_random(t_act(DL_F16, 3, 9, 11, c, 0), 1, 2);
+        cuda_gnorm_args all = gnorm_args(x, 32, 1e-6f);
+        t_ran("batch", cuda_gnorm(nullptr, &all));
+        for (int i = 0; i < 3; i++) {
+            cuda_gnorm_args one = gnorm_args(dl_act_rows(x, i, 1), 32, 1e-6f);
+            simt_seed += 99;
+            t_ran("row", cuda_gnorm(nullptr, &one));
+            assert_memory_equal(one.mean_rstd, all.mean_rstd + i * 64, 256);
+        }
     }
+}
+
+/* At most 1,024 chunks, as many as the second kernel's threads have places for, whatever the image. */
+static void scratch_is_bounded(void **)
+{
+    for (int side = 8; side <= 16384; side *= 2)
+        for (int c = 8; c <= 2560; c *= 4) {
+            cuda_gnorm_args g = cuda_gnorm_args();
+            g.x = dl_act_at(NULL, DL_F16, 3, side, side + 1, c), g.groups = 8;
+            int64_t chunks = cuda_gnorm_scratch(&g) / (3 * 8 * 8);
+            assert_true(chunks >= 1 && chunks <= 1024);
+        }
 }
 
 int main(void)
@@ -164,6 +192,7 @@ int main(void)
         cmocka_unit_test_teardown(lnorms, t_clear),
         cmocka_unit_test_teardown(norms, t_clear),
         cmocka_unit_test_teardown(rows_alone, t_clear),
+        cmocka_unit_test_teardown(scratch_is_bounded, t_clear),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -14,8 +14,11 @@ struct quant_case {
 static const quant_case cases[] = {
     {"one warp", DL_BF16, 2, 1, 9, 64, 0, 1},        {"16 channels", DL_BF16, 1, 1, 5, 16, 0, 100},
     {"pitched pixels", DL_BF16, 2, 3, 5, 320, 8, 3}, {"odd pitch", DL_BF16, 2, 1, 6, 48, 3, 1},
-    {"eight warps", DL_BF16, 2, 1, 3, 1536, 0, 1e4}, {"eight warps, odd pitch", DL_BF16, 1, 1, 3, 2064, 1, 1},
+    {"four warps", DL_BF16, 2, 1, 3, 1536, 0, 1e4},  {"many channels, odd pitch", DL_BF16, 1, 1, 3, 2064, 1, 1},
     {"f16", DL_F16, 1, 2, 2, 96, 0, 1e-3},           {"f32", DL_F32, 1, 1, 7, 1040, 0, 1e-6},
+    {"one warp, full", DL_F16, 1, 1, 3, 1024, 0, 1}, {"three of four turns", DL_BF16, 1, 1, 2, 3072, 0, 1},
+    {"sixteen warps", DL_BF16, 2, 1, 2, 4112, 8, 1}, {"sixteen warps, full", DL_F32, 1, 1, 2, 16384, 0, 1},
+    {"beyond that", DL_F16, 1, 1, 2, 16400, 0, 1},
 };
 
 static void run(const char *name, dl_act x)

@@ -19,17 +19,21 @@ __device__ __forceinline__ void k_unpack2(float v[2], uint32_t u, dl_bf16)
     v[0] = dl_bits_f32(u << 16), v[1] = dl_bits_f32(u & 0xffff0000u);
 }
 
+template <class T> __device__ __forceinline__ void k_unpack8(float *v, const uint4 &u)
+{
+    k_unpack2(v, u.x, T());
+    k_unpack2(v + 2, u.y, T());
+    k_unpack2(v + 4, u.z, T());
+    k_unpack2(v + 6, u.w, T());
+}
+
 template <int V, class T> __device__ __forceinline__ void k_load(float *v, const T *p)
 {
     if (V == 1) {
         v[0] = dl_to_f32(dl_ld(p));
         return;
     }
-    uint4 u = dl_ld(reinterpret_cast<const uint4 *>(p));
-    k_unpack2(v, u.x, T());
-    k_unpack2(v + 2, u.y, T());
-    k_unpack2(v + 4, u.z, T());
-    k_unpack2(v + 6, u.w, T());
+    k_unpack8<T>(v, dl_ld(reinterpret_cast<const uint4 *>(p)));
 }
 
 template <int V> __device__ __forceinline__ void k_load(float *v, const float *p)
@@ -79,6 +83,39 @@ template <int V> __device__ __forceinline__ void k_store_t(void *p, int t, int64
     else k_store<V>(static_cast<dl_bf16 *>(p) + i, v);
 }
 
+/* Elements as they lie in memory. What is fetched is widened later, so that several loads may be under way; hi holds
+ * the second half of 8 f32. Where t is a constant its branches cost nothing. */
+template <int V> struct k_raw {
+    uint4 lo, hi;
+};
+template <> struct k_raw<1> {
+    float v;
+};
+
+template <int V> __device__ __forceinline__ void k_fetch(k_raw<V> &r, const void *p, int t, int64_t i)
+{
+    const uint4 *u = reinterpret_cast<const uint4 *>(static_cast<const char *>(p) + i * (t == DL_F32 ? 4 : 2));
+    r.lo = dl_ld(u);
+    if (t == DL_F32) r.hi = dl_ld(u + 1);
+}
+template <> __device__ __forceinline__ void k_fetch<1>(k_raw<1> &r, const void *p, int t, int64_t i)
+{
+    k_load_t<1>(&r.v, p, t, i);
+}
+
+template <int V> __device__ __forceinline__ void k_widen(float *v, const k_raw<V> &r, int t)
+{
+    if (t == DL_F32) {
+        v[0] = dl_bits_f32(r.lo.x), v[1] = dl_bits_f32(r.lo.y), v[2] = dl_bits_f32(r.lo.z), v[3] = dl_bits_f32(r.lo.w);
+        v[4] = dl_bits_f32(r.hi.x), v[5] = dl_bits_f32(r.hi.y), v[6] = dl_bits_f32(r.hi.z), v[7] = dl_bits_f32(r.hi.w);
+    } else if (t == DL_F16) {
+        k_unpack8<dl_half>(v, r.lo);
+    } else {
+        k_unpack8<dl_bf16>(v, r.lo);
+    }
+}
+template <> __device__ __forceinline__ void k_widen<1>(float *v, const k_raw<1> &r, int) { v[0] = r.v; }
+
 __device__ __forceinline__ float k_round_to(float v, int t)
 {
     if (t == DL_F16) {
@@ -107,6 +144,15 @@ __device__ __forceinline__ void k_load_vec(float *v, const dl_vec &a, int step, 
     k_load_t<V>(v, a.p, a.t, step * a.ss + row * a.rs + c);
 }
 
+/* Division of numbers below 2^31 by one that is known at the launch, as a multiplication. */
+struct k_divisor {
+    uint32_t d, mul, shift;
+};
+__device__ __forceinline__ uint32_t k_div(uint32_t n, k_divisor by)
+{
+    return (uint32_t)((uint64_t)n * by.mul >> by.shift);
+}
+
 /* ---- on the host: may the V = 8 variant run? ---- */
 
 static inline bool k_float(int t) { return t == DL_F32 || t == DL_F16 || t == DL_BF16; }
@@ -118,6 +164,14 @@ static inline bool k_act_ok(const dl_act *a)
 static inline bool k_vec_ok(const dl_vec *v)
 {
     return !v->p || (k_ptr_ok(v->p) && v->rs % 8 == 0 && v->ss % 8 == 0);
+}
+/* 2^shift / d < mul <= 2^shift / d + 1 and d <= 2^(shift - 31): n mul / 2^shift is less than 1 / d above n / d. */
+static inline k_divisor k_divisor_of(int32_t d)
+{
+    k_divisor k = {(uint32_t)d, 0, 31};
+    while ((int64_t)1 << (k.shift - 31) < d) k.shift++;
+    k.mul = (uint32_t)(((uint64_t)1 << k.shift) / k.d + 1);
+    return k;
 }
 static inline int64_t k_pixels(const dl_act *a) { return (int64_t)a->h * a->w; }
 

@@ -43,6 +43,17 @@ static inline int dl_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t 
 
 template <class T> __device__ __forceinline__ T dl_ld(const T *p) { return *p; }
 template <class T> __device__ __forceinline__ void dl_st(T *p, T v) { *p = v; }
+/* As plain stores these are now and then taken apart into four. */
+__device__ __forceinline__ void dl_st(uint4 *p, uint4 v)
+{
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+                 :: "l"(__cvta_generic_to_global(p)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+__device__ __forceinline__ void dl_st(float4 *p, float4 v)
+{
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"
+                 :: "l"(__cvta_generic_to_global(p)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
 
 __device__ __forceinline__ float dl_shfl_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 __device__ __forceinline__ float dl_shfl_down(float v, int by) { return __shfl_down_sync(0xffffffffu, v, by); }
@@ -166,6 +177,13 @@ __device__ __forceinline__ float dl_ex2(float x)
     return y;
 }
 __device__ __forceinline__ float dl_rsqrt(float x) { return rsqrtf(x); } /* 2 ulp */
+/* 1 / x, at most 1 ulp off, for x of 2^-126 to 2^126. */
+__device__ __forceinline__ float dl_rcp(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 __device__ __forceinline__ float dl_to_f32(float v) { return v; }
 __device__ __forceinline__ float dl_to_f32(dl_half v) { return __half2float(v); }
