@@ -151,8 +151,8 @@ static int run_way(struct product *p, int i, dl_act y)
     if (p->ready.p) rc = prepare(p), a.c.x = p->ready;
     if (rc == 0 && w->kind == OWN) rc = cuda_igemm(c->stream, &a.c, &w->own, p->scratch);
     if (rc == 0 && w->kind == HOPPER) rc = cuda_tier_conv_run(c, &a.c, w->name);
-    if (w->kind == OWN || rc != 0) return rc;
-    if (w->kind != HOPPER) run_library(p, w, y);
+    if (w->kind < LIBRARY || rc != 0) return rc;
+    run_library(p, w, y);
     return y.parts && dl_run_ok(p->r) ? cuda_parts(c->stream, &y) : 0;
 }
 

@@ -149,18 +149,22 @@ UNUSED static dl_act t_parts(dl_act a)
     return a;
 }
 
-/* y's parts are those of its values. Pixels of a set: 32 in a row; `boxes`: 4 x 8. */
-UNUSED static void t_parts_ok(const char *name, dl_act y, bool boxes)
+/* What pixels of a set lie at in their image, of set `set`. */
+typedef void (*t_set)(const void *user, int set, int pixel[DL_PART_PIXELS]);
+
+/* y's parts are those of its values, of these sets. */
+UNUSED static void t_sets_ok(const char *name, dl_act y, t_set pixels_of, const void *user)
 {
-    const int sets = y.h * y.w / DL_PART_PIXELS, across = boxes ? y.w / 8 : 1;
+    const int sets = y.h * y.w / DL_PART_PIXELS;
+    std::vector<int> times((size_t)(y.h * y.w), 0);
     for (int64_t i = 0; i < (int64_t)y.n * sets; i++)
         for (int64_t c = 0; c < y.c; c++) {
             double v[DL_PART_PIXELS], mean = 0, big = 0, about = 0, m2 = 0;
-            int64_t set = i % sets;
+            int set = (int)(i % sets), pixel[DL_PART_PIXELS];
+            pixels_of(user, set, pixel);
             for (int k = 0; k < DL_PART_PIXELS; k++) {
-                int64_t p = set * DL_PART_PIXELS + k;
-                if (boxes) p = (set / across * 4 + k / 8) * y.w + set % across * 8 + k % 8;
-                v[k] = t_at(y, i / sets, p, c);
+                if (i < sets && c == 0) assert_int_equal(times.at((size_t)pixel[k])++, 0);
+                v[k] = t_at(y, i / sets, pixel[k], c);
                 mean += v[k] / DL_PART_PIXELS, big += fabs(v[k]) / DL_PART_PIXELS, about += pow(v[k] - v[0], 2);
             }
             for (int k = 0; k < DL_PART_PIXELS; k++) m2 += pow(v[k] - mean, 2);
@@ -168,11 +172,28 @@ UNUSED static void t_parts_ok(const char *name, dl_act y, bool boxes)
             double bound = C_ACC * u_acc * (about + m2) + DL_PART_PIXELS * pow(C_ACC * u_acc * big, 2);
             if (!(fabs((double)got[0] - mean) <= C_ACC * u_acc * big) || !(fabs((double)got[1] - m2) <= bound))
                 fail_msg("%s: set %d of row %d, channel %d has mean %.9g and deviations %.9g, not %.9g and %.9g", name,
-                         (int)set, (int)(i / sets), (int)c, (double)got[0], (double)got[1], mean, m2);
+                         set, (int)(i / sets), (int)c, (double)got[0], (double)got[1], mean, m2);
         }
     const uint8_t *at = (const uint8_t *)y.parts; /* what lies between is as simt_alloc left it */
     for (int64_t b = 0; b < dl_parts_bytes(y); b++)
         if (b / 8 % y.ld >= y.c) assert_int_equal(at[b], 0xff);
+}
+
+UNUSED static void t_in_a_row(const void *, int set, int pixel[DL_PART_PIXELS])
+{
+    for (int k = 0; k < DL_PART_PIXELS; k++) pixel[k] = set * DL_PART_PIXELS + k;
+}
+
+UNUSED static void t_box_4x8(const void *y, int set, int pixel[DL_PART_PIXELS])
+{
+    int w = ((const dl_act *)y)->w, across = w / 8;
+    for (int k = 0; k < DL_PART_PIXELS; k++) pixel[k] = (set / across * 4 + k / 8) * w + set % across * 8 + k % 8;
+}
+
+/* Pixels of a set: 32 in a row; `boxes`: 4 x 8. */
+UNUSED static void t_parts_ok(const char *name, dl_act y, bool boxes)
+{
+    t_sets_ok(name, y, boxes ? t_box_4x8 : t_in_a_row, &y);
 }
 
 /* enum dl_fn on a value with its bound: slopes are at most 1.13. */

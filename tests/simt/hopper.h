@@ -10,6 +10,7 @@
  *               early and bytes that no copy brought are reported. Accumulators are NaNs between issue and wait.
  *               Threads of a warpgroup that disagree are reported.
  *   mbarrier    phases, arrivals and bytes; a use before the fence and __syncthreads() after init is reported
+ *   put, get    where copies or mbarriers lie, of what was not put, and over what was not got: reported
  *   waits       that cannot end are reported with what the thread waits for, as are arrivals, copies and products left
  *   setmaxnreg  takes registers from the block's pool and waits until there are enough. The pool is what the block got
  *               at its launch: the multiple of 8 a thread that 65,536 allow, and not what that leaves over.
@@ -36,6 +37,8 @@ static inline int dl_tensor_map_make(void *encode, dl_tensor_map *map, const hop
 }
 
 uint32_t dl_smem_1024();
+void dl_put(uint32_t at, float v);
+float dl_get(uint32_t at);
 void dl_mbar_init(uint32_t bar, uint32_t count);
 void dl_mbar_init_fence();
 void dl_mbar_arrive(uint32_t bar);

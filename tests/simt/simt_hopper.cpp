@@ -12,7 +12,7 @@ namespace simt
 {
 
 enum { MEMORY = 232448, BASE = 1040, REGISTERS = 65536, BARRIERS = 16, GROUPS = 8 };
-enum byte_state : uint8_t { NOTHING, COMING, THERE };
+enum byte_state : uint8_t { NOTHING, COMING, THERE, PUT, GOT };
 
 struct mbarrier {
     uint32_t count, pending, parity, epoch;
@@ -353,6 +353,25 @@ using namespace simt;
 
 uint32_t dl_smem_1024() { return (BASE + 1023u) & ~1023u; }
 
+void dl_put(uint32_t at, float v)
+{
+    inside(at, 4, 4, "put");
+    if (state[at] == PUT) fault("put over shared byte %u, which was not got", at);
+    if (mbars.count(at & ~7u) || state[at] == COMING || state[at] == THERE) fault("put to %u, where copies lie", at);
+    memset(state + at, PUT, 4);
+    memcpy(memory + at, &v, 4);
+}
+
+float dl_get(uint32_t at)
+{
+    float v;
+    inside(at, 4, 4, "get");
+    if (state[at] != PUT) fault("get of shared byte %u, where nothing new was put", at);
+    memset(state + at, GOT, 4);
+    memcpy(&v, memory + at, 4);
+    return v;
+}
+
 void dl_mbar_init(uint32_t bar, uint32_t count)
 {
     inside(bar, 8, 8, "mbarrier.init");
@@ -389,7 +408,7 @@ void dl_tma_load(uint32_t dst, const dl_tensor_map *map, uint32_t bar, int c0, i
     copies++;
     for (uint32_t i = 0; i < bytes; i++) {
         if (state[dst + i] == COMING) fault("TMA to shared byte %u, to which another copy is under way", dst + i);
-        if (mbars.count(dst + i)) fault("TMA over the mbarrier at %u", dst + i);
+        if (mbars.count(dst + i) || state[dst + i] >= PUT) fault("TMA over what lies at %u", dst + i);
         state[dst + i] = COMING, memory[dst + i] = 0xff, copied[dst + i] = copies;
     }
     jobs.push_back(j);

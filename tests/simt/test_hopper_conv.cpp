@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/hopper/conv_plan.h"
 
-enum { UP = 1, GLU = 2, BIAS = 4, VECS = 8, RES = 16, IN_PLACE = 32, ALL = BIAS | VECS | RES };
+enum { UP = 1, GLU = 2, BIAS = 4, VECS = 8, RES = 16, IN_PLACE = 32, PARTS = 64, ALL = BIAS | VECS | RES };
 
 struct conv_case {
     const char *name;
@@ -34,6 +34,24 @@ static const conv_case cases[] = {
     {"GLU", DL_F16, DL_F16, 1, 1, 150, 72, 200, 1, 1, DL_GELU, GLU | BIAS, 0, 1},
     {"GLU, all parts, gaps", DL_BF16, DL_BF16, 2, 5, 30, 136, 72, 1, 1, DL_GELU, GLU | ALL, 8, 2},
     {"GLU without activation", DL_BF16, DL_F32, 3, 1, 90, 64, 128, 1, 1, DL_NONE, GLU, 0, 1},
+    {"16 x 16, sets", DL_F16, DL_F16, 1, 16, 16, 24, 136, 3, 1, DL_NONE, PARTS | BIAS, 0, 1},
+    {"8 x 8 of three images, sets", DL_BF16, DL_F32, 3, 8, 8, 24, 328, 3, 1, DL_NONE, PARTS | ALL, 8, 1},
+    {"36 x 72, sets", DL_F16, DL_F16, 1, 36, 72, 16, 24, 1, 1, DL_NONE, PARTS, 0, 2},
+    {"24 x 40, sets", DL_F16, DL_BF16, 2, 24, 40, 8, 40, 2, 1, DL_SILU, PARTS | ALL, 8, 2},
+    {"8 x 12, later", DL_F16, DL_F16, 2, 8, 12, 16, 40, 3, 1, DL_NONE, PARTS | BIAS | RES, 8, 1},
+    {"3 x 32, sets", DL_F16, DL_F16, 2, 3, 32, 16, 40, 3, 1, DL_NONE, PARTS | RES, 0, 1},
+    {"2 x 64, sets", DL_F16, DL_F16, 2, 2, 64, 16, 40, 3, 1, DL_NONE, PARTS, 0, 3},
+    {"8 x 4, sets", DL_BF16, DL_BF16, 3, 8, 4, 16, 168, 3, 1, DL_NONE, PARTS | BIAS, 0, 1},
+    {"16 x 2, sets", DL_F16, DL_F16, 5, 16, 2, 16, 40, 3, 1, DL_NONE, PARTS, 0, 1},
+    {"32 x 1, sets", DL_F16, DL_F16, 2, 32, 1, 16, 40, 3, 1, DL_NONE, PARTS, 0, 1},
+    {"9 x 64 of stride 2, sets", DL_F16, DL_F16, 1, 9, 64, 8, 16, 3, 2, DL_NONE, PARTS, 0, 1},
+    {"16 x 16 of stride 2, sets", DL_BF16, DL_F16, 2, 16, 16, 16, 40, 3, 2, DL_NONE, PARTS | ALL, 0, 1},
+    {"enlarged, sets", DL_F16, DL_F16, 2, 4, 8, 24, 168, 3, 1, DL_NONE, PARTS | UP | BIAS, 8, 1},
+    {"enlarged, later", DL_F16, DL_F16, 2, 4, 4, 24, 40, 3, 1, DL_NONE, PARTS | UP | BIAS, 8, 1},
+    {"product, images without gaps, sets", DL_F16, DL_BF16, 3, 8, 12, 72, 264, 1, 1, DL_GELU, PARTS | ALL, 0, 2},
+    {"product, gaps, sets", DL_BF16, DL_BF16, 5, 1, 32, 40, 136, 1, 1, DL_NONE, PARTS | ALL, 8, 1},
+    {"product, in place, sets", DL_F16, DL_F32, 1, 1, 320, 64, 64, 1, 1, DL_NONE, PARTS | BIAS | RES | IN_PLACE, 0, 1},
+    {"GLU, sets", DL_F16, DL_F16, 2, 10, 16, 72, 200, 1, 1, DL_GELU, PARTS | GLU | BIAS, 0, 1},
 };
 
 static cuda_igemm_args args_of(const conv_case &k, dl_act *w)
@@ -97,6 +115,35 @@ static std::vector<val> want_of(const cuda_igemm_args &a, const dl_act &w)
     return want;
 }
 
+struct set_shape {
+    int w, across; /* pixels side by side in y, in a set */
+    int twice;     /* 2: y is of four phases */
+    int sets;      /* of a phase */
+};
+
+static void pixels_of_set(const void *user, int set, int pixel[DL_PART_PIXELS])
+{
+    const set_shape *s = (const set_shape *)user;
+    int phase = set / s->sets, row = s->w / s->twice / s->across;
+    set %= s->sets;
+    for (int i = 0; i < DL_PART_PIXELS; i++) {
+        int y = set / row * (DL_PART_PIXELS / s->across) + i / s->across, x = set % row * s->across + i % s->across;
+        pixel[i] = (y * s->twice + phase / 2) * s->w + x * s->twice + phase % 2;
+    }
+}
+
+/* A set is 32 neighbouring rows of a tile, where these divide the images; else 32 pixels in a row. */
+static void parts_ok(const conv_case &k, const cuda_igemm_args &a, const hop_conv_way &way)
+{
+    hop_box box = hop_conv_box(&a, hop_conv_bm(&way));
+    bool fused = hop_conv_sets(&a, box);
+    assert_int_equal(fused, !strstr(k.name, "later"));
+    set_shape s = {a.y.w, box.w < DL_PART_PIXELS ? box.w : DL_PART_PIXELS, a.up ? 2 : 1,
+                   a.y.h * a.y.w / DL_PART_PIXELS / (a.up ? 4 : 1)};
+    if (fused && hop_conv_flat(&a)) s.w = a.y.h * a.y.w;
+    t_sets_ok(k.name, a.y, fused ? pixels_of_set : t_in_a_row, &s);
+}
+
 static void every_way(void **)
 {
     simt_cc = 90;
@@ -106,6 +153,8 @@ static void every_way(void **)
         std::vector<val> want = want_of(a, w);
         for (const hop_conv_way &way : hop_conv_ways) {
             a.y = t_act(k.ty, a.y.n, a.y.h, a.y.w, a.y.c, k.pad);
+            if (k.parts & PARTS) a.y = t_parts(a.y);
+            int launches = simt_launches();
             cuda_igemm_args b = a;
             if (k.parts & IN_PLACE) {
                 memcpy(a.y.p, a.res.p, (size_t)dl_act_bytes(a.y));
@@ -118,6 +167,8 @@ static void every_way(void **)
             }
             t_ran(k.name, rc);
             t_compare(k.name, way.name, a.y, want);
+            assert_int_equal(simt_launches() - launches, strstr(k.name, "later") ? 2 : 1);
+            if (k.parts & PARTS) parts_ok(k, a, way);
         }
         simt_free_all();
     }
@@ -126,21 +177,42 @@ static void every_way(void **)
 
 /* ---- plans ---- */
 
+/* Whether each 32 neighbouring rows of a tile are in one image, and wholly or not at all in v. */
+static bool whole_sets(hop_box v, hop_box b)
+{
+    for (int first = 0; first < b.w * b.h * b.n; first += DL_PART_PIXELS)
+        for (int y0 = 0; y0 < v.h; y0 += b.h)
+            for (int x0 = 0; x0 < v.w; x0 += b.w) {
+                int inside = 0;
+                for (int row = first; row < first + DL_PART_PIXELS; row++) {
+                    if (row / (b.w * b.h) != first / (b.w * b.h)) return false;
+                    inside += x0 + row % b.w < v.w && y0 + row / b.w % b.h < v.h;
+                }
+                if (inside && inside != DL_PART_PIXELS) return false;
+            }
+    return true;
+}
+
 static void boxes(void **)
 {
     for (int stride = 1; stride <= 2; stride++)
         for (int bm = 128; bm <= 256; bm += 128)
             for (int w = 1; w < 70; w += 3)
                 for (int h = 1; h < 70; h += 3) {
-                    hop_box v = {w, h, 3}, b = hop_box_of(v, bm, stride);
+                    hop_box v = {w, h, 3}, b = hop_box_of(v, bm, stride, false);
                     assert_int_equal(b.w * b.h * b.n, bm);
                     assert_true(b.w * stride <= 256 && b.h * stride <= 256);
                     hop_box plain = {16, bm / 16, 1};
                     assert_true(hop_boxes(v, b) <= hop_boxes(v, plain));
+                    hop_box s = hop_box_of(v, bm, stride, true);
+                    assert_int_equal(s.w * s.h * s.n, bm);
+                    assert_true(s.w * stride <= 256 && s.h * stride <= 256);
+                    assert_int_equal(hop_sets_fit(v, s), whole_sets(v, s));
+                    assert_true(hop_boxes(v, s) * 8 <= hop_boxes(v, b) * 9);
                 }
-    hop_box line = {1000, 1, 1}, tiny = {4, 4, 8}, b = hop_box_of(line, 256, 1);
+    hop_box line = {1000, 1, 1}, tiny = {4, 4, 8}, b = hop_box_of(line, 256, 1, false);
     assert_true(b.w == 256 && b.h == 1 && b.n == 1);
-    b = hop_box_of(tiny, 128, 1);
+    b = hop_box_of(tiny, 128, 1, false);
     assert_true(b.w == 4 && b.h == 4 && b.n == 8);
 }
 

@@ -1,8 +1,8 @@
 /* hopper.cuh: the instructions of compute capability 9.0 (sm_90a) that the Hopper kernels use, one function each.
  *
  * tests/simt/hopper.h declares the same names for the host. Shared memory is known by its 32-bit addresses alone:
- * TMA writes it, wgmma reads it, and nothing else touches it, so that no fence between their proxy and the plain one is
- * needed. Source: PTX ISA 9.0: mbarrier, cp.async.bulk.tensor, wgmma, setmaxnreg, barrier.
+ * what TMA writes and wgmma reads, nothing else touches, so that no fence between their proxy and the plain one is
+ * needed; what threads exchange (dl_put, dl_get) lies elsewhere. Source: PTX ISA 9.0: mbarrier, cp.async.bulk.tensor, wgmma, setmaxnreg, barrier.
  *
  * wgmma is asynchronous: between its issue and dl_wgmma_wait its accumulators and register operands belong to the
  * tensor cores. The compiler does not know that a wait changes accumulators: dl_hold after a wait keeps what reads them
@@ -44,6 +44,17 @@ __device__ __forceinline__ uint32_t dl_smem_1024()
 {
     extern __shared__ uint4 dl_hopper_shared[];
     return (dl_shared_address(dl_hopper_shared) + 1023) & ~1023u;
+}
+
+__device__ __forceinline__ void dl_put(uint32_t at, float v)
+{
+    asm volatile("st.shared.f32 [%0], %1;" :: "r"(at), "f"(v) : "memory");
+}
+__device__ __forceinline__ float dl_get(uint32_t at)
+{
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(at) : "memory");
+    return v;
 }
 
 /* ---- mbarrier: phases, in each of which `count` arrivals and all announced bytes must come ---- */

@@ -33,9 +33,7 @@
  *     that a thread of 640 has at the start, whatever setmaxnreg gives later; and it spills two accumulators of n =
  *     160 beside an epilogue that could be a GLU's.
  */
-#include "kernels/cuda/dev/epilogue.cuh"
-#include "kernels/cuda/dev/hopper.cuh"
-#include "kernels/cuda/hopper/conv_plan.h"
+#include "kernels/cuda/hopper/conv_store.cuh"
 
 #include <string.h>
 
@@ -47,29 +45,10 @@ template <class T_, int TEAMS_, int M_, int BN_, int STAGES_> struct hop_conv_cf
         BN = BN_, STAGES = STAGES_, GLU = hop_conv_glu(BN), SUMS = M * BN / 2, /* of a thread */
         X_BYTES = BM * HOP_ROW, W_BYTES = BN * HOP_ROW, STAGE_BYTES = X_BYTES + W_BYTES,
         BARS = STAGES * STAGE_BYTES, /* where the mbarriers lie */
-        SMEM = BARS + HOP_BARRIERS + HOP_BLOCK,
-        PARTS = BN / 32 /* of 32 columns, by which sums go out */
+        SMEM = BARS + HOP_BARRIERS + hop_store_smem(M) + HOP_BLOCK
     };
     static_assert((int)SMEM <= (int)HOP_SMEM_MOST && 16 * STAGES <= (int)HOP_BARRIERS, "fits");
     static_assert(BN % 32 == 0 && BN <= 256 && BM <= 256 && TEAMS <= 2, "parts, boxes, turns");
-};
-
-struct hop_conv_params {
-    cuda_epi_args e;            /* e.y: the output */
-    hop_box box, v;             /* a tile's pixels and all of them (conv_plan.h) */
-    int32_t k, stride, phases;  /* phases: 4 with enlargement, else 1 */
-    int32_t across, down, deep; /* boxes in v */
-    int32_t columns, width;     /* tiles of channels, outputs of each */
-    int32_t slices;             /* of 64 channels in a tap */
-    int32_t steps;              /* taps x slices */
-    int32_t pixels;             /* of an image of y */
-    int32_t work;
-};
-
-/* One tile of the list. */
-struct hop_conv_tile {
-    int x, y, n, c;
-    int fx, fy; /* phase */
 };
 
 /* Tiles of channels that vary first: neighbours share pixels, and the weights of a band stay in the cache. */
@@ -116,68 +95,6 @@ __device__ __forceinline__ void hop_conv_load(const hop_conv_params &a, uint32_t
     }
 }
 
-/* Of the sums of this thread's row `half` (0 .. 2 M - 1): its pairs of the four pieces of 8 columns of a part, which =
- * half * PARTS + part. Registers have no indices, so this is a branch for each; as a loop over J it would become an
- * array in local memory, since J is known to be equal to `which` then. */
-template <class C, int J = 0>
-__device__ __forceinline__ void hop_conv_take(float v[8], const float sums[C::SUMS], int which)
-{
-    if (J == which) {
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            v[i] = sums[J / C::PARTS / 2 * (C::BN / 2) + J % C::PARTS * 16 + i / 2 * 4 + J / C::PARTS % 2 * 2 + i % 2];
-        dl_hold<8>(v);
-    } else if constexpr (J + 1 < 2 * C::M * C::PARTS) {
-        hop_conv_take<C, J + 1>(v, sums, which);
-    }
-}
-
-/* From the pairs of four pieces in each of four threads of a row to a whole piece in each: 4 x 4 pairs transposed. */
-__device__ __forceinline__ void hop_conv_turn(float v[8], int lane)
-{
-#pragma unroll
-    for (int m = 1; m <= 2; m *= 2)
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            int o = i + 2 * m; /* the same of the piece that is m further */
-            if (i / 2 & m) continue;
-            float got = dl_shfl_xor(lane & m ? v[i] : v[o], m);
-            if (lane & m) v[i] = got;
-            else v[o] = got;
-        }
-}
-
-/* Sums of this warp's 16 rows, from `first` on in the tile, to y. */
-template <class C>
-__device__ __forceinline__ void hop_conv_store(const hop_conv_params &a, const float sums[C::SUMS], int first,
-                                               const hop_conv_tile &at, int step)
-{
-    const int lane = (int)threadIdx.x % 32, twice = a.phases > 1 ? 2 : 1, parts = a.width / 32;
-#pragma unroll 1
-    for (int half = 0; half < 2 * C::M; half++) {
-        int row = first + half / 2 * 64 + lane / 4 + half % 2 * 8;
-        int x = at.x + row % a.box.w, y = at.y + row / a.box.w % a.box.h, n = at.n + row / (a.box.w * a.box.h);
-        bool real = x < a.v.w && y < a.v.h && n < a.v.n;
-        int pixel = ((n * a.v.h + y) * twice + at.fy) * (a.v.w * twice) + x * twice + at.fx, image = pixel / a.pixels;
-        pixel -= image * a.pixels;
-#pragma unroll 1
-        for (int part = 0; part < parts; part++) {
-            int c = at.c + part * 32 + lane % 4 * 8;
-            float v[8] = {}, g[8] = {};
-            hop_conv_take<C>(v, sums, half * C::PARTS + part);
-            hop_conv_turn(v, lane);
-            if (C::GLU && a.e.glu) {
-                hop_conv_take<C>(g, sums, half * C::PARTS + parts + part);
-                hop_conv_turn(g, lane);
-            }
-            if (!real || c >= a.e.y.c) continue;
-            if (C::GLU || !a.e.glu) /* always; without it ptxas spills */
-                k_epi<8>(a.e, step, image, pixel, c, v, C::GLU ? g : nullptr);
-            k_store_t<8>(a.e.y.p, a.e.y.t, k_at(a.e.y, image, pixel, c), v);
-        }
-    }
-}
-
 /* A computing warpgroup, one of a team's. Turns: the second team's wait for its first stage must not begin before the
  * first team's for its last has ended, for an mbarrier tells only a phase from the next. */
 template <class C>
@@ -187,6 +104,8 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
     const int thread = (int)threadIdx.x % 128, lane = thread % 32, step = k_step(a.e.step);
     const int mine = 1 + team, other = 2 - team, turn = 128 * HOP_GROUPS; /* named barriers */
     const int first = group * 64 * C::M; /* row of the tile */
+    const int warp = dl_uniform((int)threadIdx.x / 32 - 4);
+    hop_store_pair pair = {stages + C::BARS + HOP_BARRIERS, warp, warp};
     int use = team * a.steps, work = (int)blockIdx.x + team * (int)gridDim.x;
     if (C::TEAMS == 2 && team == 1) dl_bar_arrive(other, turn); /* the first turn is team 0's */
     for (; work < a.work; work += C::TEAMS * (int)gridDim.x, use += (C::TEAMS - 1) * a.steps) {
@@ -204,7 +123,7 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
 #pragma unroll
             for (int c = 0; c < 4 * C::M; c++)
                 dl_wgmma_ss<typename C::T, C::BN>(sums + c % C::M * (C::BN / 2),
-                                                  hop_desc_k(x, C::BM, (uint32_t)(first + c % C::M * 64), c / C::M),
+                                                  hop_desc_k_every(C::M, x, (uint32_t)(first + c % C::M * 8), c / C::M),
                                                   hop_desc_k(x + C::X_BYTES, C::BN, 0, c / C::M), 1);
             dl_wgmma_commit();
             dl_wgmma_wait<1>();
@@ -214,7 +133,7 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
         dl_wgmma_wait<0>();
         if (lane == 0) dl_mbar_arrive(bars + (uint32_t)((use - 1) % C::STAGES) * 16 + 8);
         dl_hold<C::SUMS>(sums);
-        hop_conv_store<C>(a, sums, first + thread / 32 * 16, hop_conv_tile_of(a, work), step);
+        hop_store<C>(a, sums, first + thread / 32 * 16 * C::M, hop_conv_tile_of(a, work), step, &pair);
     }
     if (C::TEAMS == 2 && work - (int)gridDim.x < a.work) dl_bar_sync(mine, turn); /* the last turn is taken as well */
 }
@@ -246,7 +165,9 @@ template <class C>
 static int hop_conv_run(struct CUstream_st *stream, const cuda_igemm_args &a, void *encode, int sms)
 {
     hop_conv_params p = hop_conv_params();
-    p.v = hop_conv_pixels(&a), p.box = hop_box_of(p.v, C::BM, a.stride);
+    p.v = hop_conv_pixels(&a), p.box = hop_conv_box(&a, C::BM);
+    p.bits_w = hop_bits(p.box.w), p.bits_h = hop_bits(p.box.h);
+    p.set_w = hop_bits(hop_set_w(p.box)), p.set_h = 5 - p.set_w;
     hop_map hx = hop_map_image(&a, p.box), hw = hop_map_weight(&a, a.glu ? C::BN / 2 : C::BN);
     dl_tensor_map mx, mw;
     if (dl_tensor_map_make(encode, &mx, &hx) || dl_tensor_map_make(encode, &mw, &hw)) return CUDA_K_UNSUPPORTED;
@@ -257,8 +178,11 @@ static int hop_conv_run(struct CUstream_st *stream, const cuda_igemm_args &a, vo
     p.width = a.glu ? C::BN / 2 : C::BN, p.columns = hop_ratio(a.y.c, p.width), p.slices = hop_ratio(a.x.c, HOP_PANEL);
     p.steps = a.k * a.k * p.slices, p.pixels = a.y.h * a.y.w;
     p.work = p.across * p.down * p.deep * p.columns * p.phases;
-    return DL_LAUNCH(hop_conv_kernel<C>, dim3((unsigned)(p.work < sms ? p.work : sms)), HOP_THREADS, C::SMEM,
-                     stream, p, mx, mw);
+    const bool later = a.y.parts && !hop_conv_sets(&a, p.box);
+    if (later) p.e.y.parts = NULL;
+    int rc = DL_LAUNCH(hop_conv_kernel<C>, dim3((unsigned)(p.work < sms ? p.work : sms)), HOP_THREADS, C::SMEM,
+                       stream, p, mx, mw);
+    return rc || !later ? rc : cuda_parts(stream, &a.y);
 }
 
 template <class T, int WAY>

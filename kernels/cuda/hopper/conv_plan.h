@@ -34,6 +34,12 @@ static constexpr int hop_conv_bm(const hop_conv_way *way) { return 64 * HOP_GROU
 /* A pair of columns of a GLU is in one thread, and goes out by groups of 32 columns. */
 static constexpr bool hop_conv_glu(int bn) { return bn % 64 == 0; }
 
+static inline int hop_bits(int power) /* of two: its exponent */
+{
+    int bits = 0;
+    while (1 << bits < power) bits++;
+    return bits;
+}
 static inline int hop_ratio(int64_t a, int64_t b) { return (int)((a + b - 1) / b); }
 
 /* Pixels as tiles see them: n images of w x h. */
@@ -59,8 +65,24 @@ static inline int64_t hop_boxes(hop_box v, hop_box b)
     return (int64_t)hop_ratio(v.w, b.w) * hop_ratio(v.h, b.h) * hop_ratio(v.n, b.n);
 }
 
-/* The box of bm pixels, sides powers of two, of which the fewest cover v; of equal ones the first. */
-static inline hop_box hop_box_of(hop_box v, int bm, int stride)
+/* Pixels side by side of a set of DL_PART_PIXELS neighbouring rows of a tile whose box is b: a smaller box. */
+static inline int hop_set_w(hop_box b) { return b.w < DL_PART_PIXELS ? b.w : DL_PART_PIXELS; }
+
+/* Whether these sets lie in one image each, and wholly in v or not at all. */
+static inline bool hop_sets_fit(hop_box v, hop_box b)
+{
+    int w = hop_set_w(b), h = DL_PART_PIXELS / w;
+    return h <= b.h && v.w % w == 0 && v.h % h == 0;
+}
+
+/* What boxes cost: their number; with `sets`, an eighth more where these do not fit and are made by a pass over y. */
+static inline int64_t hop_box_cost(hop_box v, hop_box b, bool sets)
+{
+    return hop_boxes(v, b) * (sets && !hop_sets_fit(v, b) ? 9 : 8);
+}
+
+/* The box of bm pixels, sides powers of two, that costs the least for v; of equal ones the first. */
+static inline hop_box hop_box_of(hop_box v, int bm, int stride, bool sets)
 {
     static const int widths[] = {16, 8, 32, 64, 128, 256, 4, 2, 1};
     hop_box best = {16, bm / 16, 1};
@@ -68,16 +90,27 @@ static inline hop_box hop_box_of(hop_box v, int bm, int stride)
         hop_box b = {widths[i], bm / widths[i], 1};
         if (b.w > bm || b.w * stride > 256) continue;
         for (; b.h > 0; b.h /= 2, b.n *= 2)
-            if (b.h * stride <= 256 && hop_boxes(v, b) < hop_boxes(v, best)) best = b;
+            if (b.h * stride <= 256 && hop_box_cost(v, b, sets) < hop_box_cost(v, best, sets)) best = b;
     }
     return best;
+}
+
+/* A tile's pixels. */
+static inline hop_box hop_conv_box(const struct cuda_igemm_args *a, int bm)
+{
+    return hop_box_of(hop_conv_pixels(a), bm, a->stride, a->y.parts != NULL);
+}
+
+/* Whether the kernel makes y's parts itself: sets are whole, and none is of two images that are one row of pixels. */
+static inline bool hop_conv_sets(const struct cuda_igemm_args *a, hop_box box)
+{
+    return hop_sets_fit(hop_conv_pixels(a), box) && (int64_t)a->y.h * a->y.w % DL_PART_PIXELS == 0;
 }
 
 /* Tiles of a way. */
 static inline int64_t hop_conv_tiles(const struct cuda_igemm_args *a, const hop_conv_way *way)
 {
-    hop_box v = hop_conv_pixels(a);
-    int64_t boxes = hop_boxes(v, hop_box_of(v, hop_conv_bm(way), a->stride));
+    int64_t boxes = hop_boxes(hop_conv_pixels(a), hop_conv_box(a, hop_conv_bm(way)));
     return boxes * hop_ratio(a->y.c, a->glu ? way->bn / 2 : way->bn) * (a->up ? 4 : 1);
 }
 
@@ -121,7 +154,7 @@ static inline bool hop_conv_serves(const struct cuda_igemm_args *a)
     if (a->up && (y->h != 2 * x->h || y->w != 2 * x->w)) return false;
     if (hop_conv_flat(a) && (y->h != x->h || y->w != x->w)) return false;
     if ((int64_t)y->n * y->h * y->w > INT32_MAX - 512 || (int64_t)y->n * y->h * y->w < 1) return false;
-    hop_map m = hop_map_image(a, hop_box_of(hop_conv_pixels(a), 256, a->stride)), w = hop_map_weight(a, 256);
+    hop_map m = hop_map_image(a, hop_conv_box(a, 256)), w = hop_map_weight(a, 256);
     return hop_map_ok(&m) && hop_map_ok(&w) && hop_conv_tiles(a, &hop_conv_ways[4]) <= INT32_MAX;
 }
 

@@ -62,6 +62,12 @@ HOP_FN uint64_t hop_desc_k(uint32_t tile, uint32_t rows, uint32_t row, uint32_t 
     return hop_desc(tile + k / 4 * rows * HOP_ROW + row * HOP_ROW + k % 4 * 32, 16, HOP_BLOCK);
 }
 
+/* The same of 64 rows that are every each-th group of 8 from `row` on, of a tile of one panel. */
+HOP_FN uint64_t hop_desc_k_every(uint32_t each, uint32_t tile, uint32_t row, uint32_t k)
+{
+    return hop_desc(tile + row * HOP_ROW + k * 32, 16, each * HOP_BLOCK);
+}
+
 /* Keys [16 j, 16 j + 16), channels from c on, a multiple of 64: the B operand of P V. */
 HOP_FN uint64_t hop_desc_mn(uint32_t tile, uint32_t rows, uint32_t j, uint32_t c)
 {
