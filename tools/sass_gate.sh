@@ -2,6 +2,7 @@
 # sass_gate.sh [--markdown] OBJECT...: looks at the machine code of the Hopper kernels (BUILD/kernels/cuda/hopper_*.o). Each must
 # multiply by wgmma (HGMMA), load by TMA (UTMALDG) and keep out of local memory (LDL, STL); attention must have its exponentials
 # between the wait for the scores and the wait for P V, so that both units work at once: compilers like to move that wait up.
+# Products whose teams take turns must hand over (BAR.ARV) right behind their loop, with the last products under way.
 # Needs cuobjdump: the toolkit's, or CUOBJDUMP=PROGRAM (Python's wheel nvidia-cuda-cuobjdump has one). Exit status: 77 without
 # it, 1 when a kernel fails, 2 when there is nothing to read.
 set -eu
@@ -18,6 +19,7 @@ function close_kernel() {
     if (!tma) wrong = wrong " no UTMALDG"
     if (loc) wrong = wrong " " loc " accesses to local memory"
     if (name ~ /attn/ && most < 16) wrong = wrong " exponentials do not overlap P V"
+    if (name ~ /conv/ && late > 40) wrong = wrong " the turn is handed over " late " instructions late"
     if (n++ == 0) {
         if (md) print "| kernel | instructions | HGMMA | UTMALDG | LDL, STL | exponentials beside P V | |\n|---|---|---|---|---|---|---|"
         else printf "%-58s %6s %6s %8s %6s %8s\n", "kernel", "instr.", "HGMMA", "UTMALDG", "local", "overlap"
@@ -28,7 +30,7 @@ function close_kernel() {
 /Function : / {
     close_kernel()
     name = $0; sub(/.*Function : /, "", name); sub(/^void /, "", name); sub(/\(.*/, "", name)
-    instr = hgmma = tma = loc = between = ex = most = 0
+    instr = hgmma = tma = loc = between = ex = most = since = late = 0
 }
 /^[ \t]+\/\*[0-9a-f]+\*\// {
     instr++
@@ -36,7 +38,8 @@ function close_kernel() {
     if (/ UTMALDG/) tma++
     if (/ (LDL|STL)[. ]/) loc++
     if (/ MUFU.EX2/) ex++
-    if (/ WARPGROUP.DEPBAR.LE gsb0, 0x1/) { between = 1; ex = 0 }
+    if (/ WARPGROUP.DEPBAR.LE gsb0, 0x1/) { between = 1; ex = 0; since = instr }
+    if (/ BAR.ARV/ && since) { late = instr - since; since = 0 }
     if (/ WARPGROUP.DEPBAR.LE gsb0, 0x0/) { if (between && ex > most) most = ex; between = 0 }
 }
 END {

@@ -10,7 +10,8 @@
  *               early and bytes that no copy brought are reported. Accumulators are NaNs between issue and wait.
  *               Threads of a warpgroup that disagree are reported.
  *   mbarrier    phases, arrivals and bytes; a use before the fence and __syncthreads() after init is reported
- *   put, get    where copies or mbarriers lie, of what was not put, and over what was not got: reported
+ *   put, get    where copies or mbarriers lie, of what was not put, over what was not got, or was by a thread that has
+ *               been at no named barrier since: reported
  *   waits       that cannot end are reported with what the thread waits for, as are arrivals, copies and products left
  *   setmaxnreg  takes registers from the block's pool and waits until there are enough. The pool is what the block got
  *               at its launch: the multiple of 8 a thread that 65,536 allow, and not what that leaves over.

@@ -52,11 +52,19 @@ struct wg_thread {
     std::vector<accumulator> acc;
     int groups;
     bool fenced;
+    uint32_t bars; /* named barriers it came to */
+};
+
+/* Who got what was put. */
+struct got {
+    int thread;
+    uint32_t bars;
 };
 
 static uint8_t memory[BASE + MEMORY];
 static byte_state state[BASE + MEMORY];
 static uint32_t copied[BASE + MEMORY]; /* the number of the copy that brought a byte, or will */
+static std::map<uint32_t, got> gets;
 static uint32_t copies;
 static uint32_t size; /* of the block's dynamic shared memory, which begins at BASE */
 static std::map<uint32_t, mbarrier> mbars;
@@ -79,7 +87,7 @@ size_t hopper_begin(size_t dyn)
     memset(memory, 0xff, sizeof memory);
     memset(state, NOTHING, sizeof state);
     copies = 0;
-    mbars.clear(), jobs.clear();
+    mbars.clear(), jobs.clear(), gets.clear();
     for (named &b : bars) b = named();
     for (wg_thread &t : wg) t = wg_thread();
     for (int i = 0; i < GROUPS; i++) executed[i] = asked[i] = 0;
@@ -341,7 +349,7 @@ static void come(int id, int threads)
     if (id < 1 || id >= BARRIERS || threads % 32) fault("barrier %d of %d threads", id, threads);
     named *b = &bars[id];
     if (b->count && b->threads != threads) fault("barrier %d: %d threads, others say %d", id, threads, b->threads);
-    b->threads = threads;
+    b->threads = threads, wg[current_thread()].bars++;
     if (++b->count < threads) return;
     b->count = 0, b->turn++;
     poke();
@@ -357,6 +365,8 @@ void dl_put(uint32_t at, float v)
 {
     inside(at, 4, 4, "put");
     if (state[at] == PUT) fault("put over shared byte %u, which was not got", at);
+    if (gets.count(at) && gets[at].thread != current_thread() && wg[gets[at].thread].bars == gets[at].bars)
+        fault("put over shared byte %u, which thread %d got and came to no barrier since", at, gets[at].thread);
     if (mbars.count(at & ~7u) || state[at] == COMING || state[at] == THERE) fault("put to %u, where copies lie", at);
     memset(state + at, PUT, 4);
     memcpy(memory + at, &v, 4);
@@ -368,6 +378,7 @@ float dl_get(uint32_t at)
     inside(at, 4, 4, "get");
     if (state[at] != PUT) fault("get of shared byte %u, where nothing new was put", at);
     memset(state + at, GOT, 4);
+    gets[at] = {current_thread(), wg[current_thread()].bars};
     memcpy(&v, memory + at, 4);
     return v;
 }

@@ -67,6 +67,14 @@ __device__ __forceinline__ hop_conv_tile hop_conv_tile_of(const hop_conv_params 
     return t;
 }
 
+/* A tile here and now: its divisions must not move behind the products, where the other team waits for its turn. */
+__device__ __forceinline__ hop_conv_tile hop_conv_uniform(hop_conv_tile t)
+{
+    t.x = dl_uniform(t.x), t.y = dl_uniform(t.y), t.n = dl_uniform(t.n), t.c = dl_uniform(t.c);
+    t.fx = dl_uniform(t.fx), t.fy = dl_uniform(t.fy);
+    return t;
+}
+
 template <class C>
 __device__ __forceinline__ void hop_conv_load(const hop_conv_params &a, uint32_t stages, uint32_t bars,
                                               const dl_tensor_map *mx, const dl_tensor_map *mw)
@@ -113,6 +121,7 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
 #pragma unroll
         for (int i = 0; i < C::SUMS; i++) sums[i] = 0;
         dl_hold<C::SUMS>(sums);
+        const hop_conv_tile at = hop_conv_uniform(hop_conv_tile_of(a, work));
         if (C::TEAMS == 2) dl_bar_sync(mine, turn);
 #pragma unroll 1
         for (int k = 0; k < a.steps; k++, use++) {
@@ -133,7 +142,7 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
         dl_wgmma_wait<0>();
         if (lane == 0) dl_mbar_arrive(bars + (uint32_t)((use - 1) % C::STAGES) * 16 + 8);
         dl_hold<C::SUMS>(sums);
-        hop_store<C>(a, sums, first + thread / 32 * 16 * C::M, hop_conv_tile_of(a, work), step, &pair);
+        hop_store<C>(a, sums, first + thread / 32 * 16 * C::M, at, step, &pair);
     }
     if (C::TEAMS == 2 && work - (int)gridDim.x < a.work) dl_bar_sync(mine, turn); /* the last turn is taken as well */
 }
