@@ -1,5 +1,6 @@
 /* The CUDA backend: device, stream, memory. */
 #include "kernels/cuda/cuda_priv.h"
+#include "kernels/cuda/igemm.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -126,7 +127,7 @@ static int cuda_draw(struct dl_ctx *c, struct dl_rng *g, dl_act y, int type, str
 
 static bool cuda_supports(struct dl_ctx *c, int type)
 {
-    if (type == DL_E4M3) return c->cc >= 89 && !c->opts.no_libraries;
+    if (type == DL_E4M3) return c->cc >= 89 && (c->own_e4m3 || !c->opts.no_libraries);
     return type == DL_F32 || type == DL_F16 || type == DL_BF16;
 }
 
@@ -222,6 +223,7 @@ int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl
     if (probe(c, e) < 0 || cuda_tier_open(c, e) < 0) goto fail;
     if (cuda_tune_open(c, cuda_blas_version(), e) < 0) goto fail;
     if (!c->opts.no_libraries && cuda_blas_open(c, e) < 0) goto fail;
+    c->own_e4m3 = cuda_igemm_has_e4m3();
     cuda_ops_init(&c->ops);
     c->be = (struct dl_backend){
         .name = "cuda",

@@ -1,6 +1,6 @@
 /* cuda.h: the CUDA backend, for NVIDIA GPUs of compute capability 8.0 and later.
  *
- * f16, bf16 and f32 run, sums in f32 always; from compute capability 8.9 on also e4m3 (engine/e4m3.h), by cuBLASLt.
+ * f16, bf16 and f32 run, sums in f32 always; from compute capability 8.9 on also e4m3 (engine/e4m3.h).
  * Matrix products go to cuBLASLt where it has the epilogue that is asked for; everything else is hand-written
  * (kernels.h, igemm.h). All work is enqueued on one stream; entries of the op table return at once, and faults of
  * kernels come up at the next sync or download.
@@ -29,7 +29,7 @@ struct dl_cuda_opts {
     bool no_libraries;   /* our own kernels alone, no cuBLASLt: for tests and benchmarks */
     bool no_tuning;      /* always the best guess, no timing, no cache file */
     int way;             /* n > 0: of several ways always the n-th, or the last; as struct dl_backend's way */
-    int64_t piece_bytes; /* of f32 sums that a product in e4m3 keeps at once; 0: 64 MiB */
+    int64_t piece_bytes; /* of f32 sums that a library leaves at once for a pass of ours; 0: 64 MiB */
 };
 
 /* On success *be and *ctx are set; ctx is owned by the caller (be->close). be->device reads "NVIDIA H200, compute

@@ -39,6 +39,7 @@ struct dl_ctx {
     struct cuda_stage stage;
     bool capturing;
     void *tma_encode;   /* the driver's cuTensorMapEncodeTiled where the Hopper tier runs, else NULL */
+    bool own_e4m3;      /* our own products in e4m3 run here */
     bool hopper_always; /* also for shapes at which the portable tier is thought to be better: for tests */
     struct cuda_const *consts;
     struct cuda_tune *tune;

@@ -6,10 +6,9 @@
  * (gemm_sums.h) take part in a race, once for each shape. Each of them gives the result within the same error budget. */
 #include "engine/e4m3.h"
 #include "kernels/cuda/gemm_sums.h"
+#include "kernels/cuda/gemm_ways.h"
 #include "kernels/cuda/igemm.h"
 #include "kernels/cuda/nconv.h"
-
-#include <stdio.h>
 
 enum kind { OWN, HOPPER, NORM_ON_LOAD, LIBRARY, LIBRARY_WHOLE };
 
@@ -31,7 +30,6 @@ struct product {
     struct way way[CUDA_WAYS];
     int n;
     void *scratch, *workspace;
-    void *other; /* memory to time an op in that adds to its own result */
 };
 
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -140,8 +138,9 @@ static void run_library(struct product *p, const struct way *w, dl_act y)
     cuda_sums_run(&s);
 }
 
-static int run_way(struct product *p, int i, dl_act y)
+static int run_way(void *user, int i, dl_act y)
 {
+    struct product *p = user;
     const struct way *w = &p->way[i];
     struct cuda_nconv_args a = p->a;
     struct dl_ctx *c = p->r->ctx;
@@ -156,31 +155,10 @@ static int run_way(struct product *p, int i, dl_act y)
     return y.parts && dl_run_ok(p->r) ? cuda_parts(c->stream, &y) : 0;
 }
 
-/* For the race: what a way cannot do is no failure of the run. */
-static bool go(void *user, int i)
-{
-    struct product *p = user;
-    dl_act y = p->a.c.y;
-    if (p->a.c.res.p == y.p) {
-        if (!p->other && cudaMalloc(&p->other, (size_t)dl_act_bytes(y)) != cudaSuccess) {
-            (void)cudaGetLastError();
-            return false;
-        }
-        y.p = p->other;
-    }
-    struct dl_err before = p->r->err;
-    int rc = run_way(p, i, y);
-    bool ok = rc == 0 && dl_run_ok(p->r);
-    p->r->err = before;
-    return ok;
-}
-
 static void run_product(struct product *p)
 {
     struct dl_run *r = p->r;
-    const struct cuda_igemm_args *a = &p->a.c;
-    const char *name[CUDA_WAYS];
-    char key[CUDA_TUNE_KEY];
+    struct cuda_ways ways = {.r = r, .op = p->op, .go = run_way, .user = p};
     int64_t scratch_bytes = 0;
     list_ways(p);
     if (p->n == 0) {
@@ -188,17 +166,14 @@ static void run_product(struct product *p)
         return;
     }
     for (int i = 0; i < p->n; i++) {
-        name[i] = p->way[i].name;
+        ways.name[i] = p->way[i].name;
         scratch_bytes = most(scratch_bytes, p->way[i].scratch_bytes);
         if (p->way[i].kind >= LIBRARY) p->workspace = dl_arena_hi(&r->arena, CUDA_LT_WORKSPACE);
     }
     if (scratch_bytes) p->scratch = dl_arena_hi(&r->arena, scratch_bytes);
     if (cuda_live(r)) p->a.c.step = cuda_step(r);
-    snprintf(key, sizeof key, "%s %s y %s ld%d,%d,%d", p->op, r->shape, dl_type_name(a->y.t), a->x.ld, a->y.ld, a->res.ld);
-    int i = cuda_choose(r, key, p->n, name, cuda_live(r) ? go : NULL, p);
-    if (p->other) (void)cudaFree(p->other);
-    r->variant = name[i];
-    if (cuda_live(r)) cuda_launched(r, p->op, run_way(p, i, a->y));
+    ways.n = p->n, ways.x_ld = p->a.c.x.ld, ways.y = p->a.c.y, ways.res = p->a.c.res;
+    cuda_ways_run(&ways);
 }
 
 /* ---- the ops ---- */
@@ -224,7 +199,6 @@ void cuda_op_gemm(struct dl_run *r, const struct dl_gemm *a)
     int t = a->x.t;
     if (dl_e4m3_takes(r, a)) {
         cuda_gemm_e4m3(r, a);
-        if (a->y.parts && cuda_live(r)) cuda_launched(r, "gemm: parts", cuda_parts(r->ctx->stream, &a->y));
         return;
     }
     const void *w = cuda_w_plain(r, a->w, t);

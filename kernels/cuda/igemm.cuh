@@ -1,5 +1,5 @@
-/* igemm.cuh: what the implicit GEMM's files share: igemm.cu (choice, launch, sum of parts), igemm_mma.cu (tiles by
- * tensor cores), igemm_plain.cu (every type and shape). */
+/* igemm.cuh: what the implicit GEMM's files share: igemm.cu (choice, launch, sum of parts), igemm_mma.cu and
+ * igemm_e4m3.cu (tiles by tensor cores, with igemm_mma.cuh), igemm_plain.cu (every type and shape). */
 #ifndef DL_CUDA_IGEMM_CUH
 #define DL_CUDA_IGEMM_CUH
 
@@ -21,6 +21,7 @@ struct igemm_params {
     /* mma: */
     int32_t slices, split; /* of a tap; parts of the inner dimension */
     int64_t w_step;        /* bytes from a row of w that a thread loads to its next */
+    int64_t x_step;        /* of e4m3, the same of x */
     float *part;           /* split > 1: sums [split][part_rows][part_ld], columns in the tile's order */
     int64_t part_rows;
     int32_t part_ld;
@@ -33,16 +34,17 @@ struct igemm_tile {
     const char *name[4]; /* of split 1, 2, 4, 8 */
 };
 
-extern const igemm_tile igemm_tiles[];
-extern const int igemm_tiles_n;
+extern const igemm_tile igemm_tiles[], igemm_e4m3_tiles[];
+extern const int igemm_tiles_n, igemm_e4m3_tiles_n;
 
-/* The way of one tile (index in igemm_tiles; IGEMM_PLAIN_TILE: the plain kernel) and split 1, 2, 4, 8; false: it does
+/* The way of one tile (index in igemm_tiles, or igemm_e4m3_tiles where x is of e4m3; IGEMM_PLAIN_TILE: the plain kernel) and split 1, 2, 4, 8; false: it does
  * not serve these arguments. Whether it is any good is not asked. */
 enum { IGEMM_PLAIN_TILE = -1 };
 bool igemm_way(const cuda_igemm_args *a, int tile, int split, cuda_igemm_way *way);
 
-/* p complete but for w_step. */
+/* p complete but for w_step and x_step. */
 int igemm_mma_run(cudaStream_t s, int tile, const igemm_params &p, unsigned blocks);
+int igemm_e4m3_run(cudaStream_t s, int tile, const igemm_params &p, unsigned blocks);
 
 enum { IGEMM_PLAIN = 64 }; /* the plain kernel's pixels and channels a tile */
 int igemm_plain_run(cudaStream_t s, const igemm_params &p, unsigned blocks);

@@ -28,6 +28,8 @@ struct CUstream_st;
 
 struct cuda_igemm_args {
     dl_act x, y;   /* f32, f16, bf16, any pitch; y may be of another type; its parts are written where it has them */
+                   /* x and w may be of e4m3: k = stride = 1, x on 16 bytes as w, its channels and pitch multiples of
+                      16, its pixels at one pitch through all images */
     const void *w; /* [out][k][k][in] in x's type; [2 out][in] with glu */
     int32_t k, stride;
     bool up;           /* x is enlarged to y's h and w */
@@ -38,6 +40,8 @@ struct cuda_igemm_args {
     dl_act res;  /* may be y */
     float scale; /* 0 means 1 */
     const int32_t *step;
+    /* Of e4m3, both: sums are multiplied by row_scale [n][h * w] and col_scale [out] ([2 out]) first. */
+    const float *row_scale, *col_scale;
 };
 
 enum { CUDA_IGEMM_WAYS = 6 };
@@ -54,6 +58,9 @@ struct cuda_igemm_way {
  * as aligned as the real ones) and the number of multiprocessors alone. f16 and bf16 with channels a multiple of 8, x
  * and w on 16 bytes, go by tensor cores; the rest has one way, the plain one. */
 int cuda_igemm_ways(const struct cuda_igemm_args *a, int sms, struct cuda_igemm_way way[CUDA_IGEMM_WAYS]);
+
+/* Whether the current device runs those of e4m3: compute capability 8.9 or later, and there is code for it. */
+bool cuda_igemm_has_e4m3(void);
 
 /* 0, a cudaError_t, or CUDA_K_UNSUPPORTED (kernels.h), also for a way that cannot serve these arguments. scratch:
  * way->scratch_bytes bytes on 16, used by nothing else until the launch is done, or NULL where that is 0. */

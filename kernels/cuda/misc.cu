@@ -57,15 +57,7 @@ template <int V> __global__ void __launch_bounds__(K_THREADS, 4) epi_kernel(cuda
     int step = k_step(a.step);
     k_widen(s, x, a.x.t);
     if (a.glu) k_widen(s2, x2, a.x.t);
-    if (a.row_scale) {
-        float row = dl_ld(a.row_scale + blockIdx.y * (int64_t)a.y.h * a.y.w + p);
-        k_load<V>(v, a.col_scale + c);
-        for (int j = 0; j < V; j++) s[j] *= row * v[j];
-        if (a.glu) {
-            k_load<V>(v, a.col_scale + a.y.c + c);
-            for (int j = 0; j < V; j++) s2[j] *= row * v[j];
-        }
-    }
+    if (a.row_scale) k_epi_scale<V>(a, blockIdx.y * (int64_t)a.y.h * a.y.w + p, c, s, s2);
     k_epi_inner<V>(a, step, blockIdx.y, c, s, s2);
     if (a.res.p) {
         k_widen(v, res, a.res.t);

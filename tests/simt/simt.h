@@ -16,7 +16,7 @@
  *                   not all 32 lanes reach
  *
  * Numbers: mma.sync multiplies exactly and adds in double, rounding to f32 once an instruction, which is no worse than
- * the hardware; ex2 and rsqrt are the C library's. Not imitated: warps in step, caches, global races, time.
+ * the hardware but with e4m3 (simt_e4m3_sum_bits); ex2 and rsqrt are the C library's. Not imitated: warps in step, caches, global races, time.
  */
 #ifndef TESTS_SIMT_H
 #define TESTS_SIMT_H
@@ -43,6 +43,8 @@ void *simt_alloc(int64_t bytes); /* registered global memory, all bytes 0xff, at
 void simt_free_all(void);
 int simt_launches(void); /* launches since the start */
 extern int simt_cc; /* 80; 90: dynamic shared memory is that of tests/simt/hopper.h, up to 227 KB */
+/* Fraction bits that mma of e4m3 keeps of a sum, going in and coming out, the rest cut off; 23. Some GPUs have 13. */
+extern int simt_e4m3_sum_bits;
 
 /* ---- CUDA's words ---- */
 
@@ -86,6 +88,11 @@ struct dl_bf16 {
     enum { type = DL_BF16 };
     uint16_t bits;
 };
+struct dl_e4m3 {
+    enum { type = DL_E4M3 };
+    uint8_t bits;
+};
+enum { DL_HAS_E4M3 = 1, DL_SHORT_E4M3 = 1 };
 
 namespace simt
 {
@@ -162,6 +169,7 @@ template <class U, class T> inline dl_sptr<U> dl_scast(dl_sptr<T> s) { return {s
 
 #define DL_LAUNCH(kernel, grid, block, smem, stream, ...)                                                              \
     simt::launch(#kernel, grid, block, smem, stream, [=] { kernel(__VA_ARGS__); })
+template <class K> inline int dl_compiled_for(K) { return simt_cc; }
 #define DL_DYN_SHARED(T, name) dl_sptr<T> name = {simt::shared_dyn(alignof(T))}
 #define DL_SHARED(T, name, count)                                                                                      \
     static const char name##_key = 0;                                                                                  \

@@ -106,31 +106,44 @@ struct product {
     int type;
 };
 
-static float part(uint32_t v, int high, int type)
+int simt_e4m3_sum_bits = 23;
+
+/* Element i of a register. */
+static float part(uint32_t v, int i, int type)
 {
-    uint16_t h = (uint16_t)(high ? v >> 16 : v);
+    if (type == DL_E4M3) return dl_e4m3_to((uint8_t)(v >> 8 * i));
+    uint16_t h = (uint16_t)(v >> 16 * i);
     return type == DL_F16 ? dl_f16_to(h) : dl_bf16_to(h);
 }
 
-/* Fragments of m16n8k16, PTX ISA 9.7.14 "Matrix fragments": g = lane / 4, t = lane % 4. */
+static float shortened(float v, int type)
+{
+    if (type != DL_E4M3) return v;
+    uint32_t u = dl_f32_bits(v);
+    return dl_bits_f32(u >> (23 - simt_e4m3_sum_bits) << (23 - simt_e4m3_sum_bits));
+}
+
+/* Fragments of m16n8k16 and of m16n8k32, PTX ISA 9.7.14 "Matrix fragments": g = lane / 4, t = lane % 4; each register
+ * holds neighbours in k, two or four. */
 static void do_mma(void *const s[32])
 {
-    float a[16][16], b[16][8];
-    int type = static_cast<product *>(s[0])->type;
+    float a[16][32], b[32][8];
+    const int type = static_cast<product *>(s[0])->type, each = type == DL_E4M3 ? 4 : 2;
     for (int l = 0; l < 32; l++) {
         const product *p = static_cast<product *>(s[l]);
         int g = l / 4, t = l % 4;
         for (int k = 0; k < 4; k++)
-            for (int h = 0; h < 2; h++) a[g + k % 2 * 8][2 * t + h + k / 2 * 8] = part(p->a[k], h, type);
+            for (int h = 0; h < each; h++) a[g + k % 2 * 8][each * (t + k / 2 * 4) + h] = part(p->a[k], h, type);
         for (int k = 0; k < 2; k++)
-            for (int h = 0; h < 2; h++) b[2 * t + h + 8 * k][g] = part(p->b[k], h, type);
+            for (int h = 0; h < each; h++) b[each * (t + 4 * k) + h][g] = part(p->b[k], h, type);
     }
     for (int l = 0; l < 32; l++) {
         product *p = static_cast<product *>(s[l]);
         for (int k = 0; k < 4; k++) {
-            double sum = (double)p->d[k];
-            for (int j = 0; j < 16; j++) sum += (double)a[l / 4 + k / 2 * 8][j] * (double)b[j][2 * (l % 4) + k % 2];
-            p->d[k] = (float)sum;
+            double sum = (double)shortened(p->d[k], type);
+            for (int j = 0; j < 8 * each; j++)
+                sum += (double)a[l / 4 + k / 2 * 8][j] * (double)b[j][2 * (l % 4) + k % 2];
+            p->d[k] = shortened((float)sum, type);
         }
     }
 }

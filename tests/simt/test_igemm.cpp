@@ -1,5 +1,5 @@
-/* The implicit GEMM in the shim: every tile, whole and split, against plain loops, and against the other tiles bit for
- * bit; and what cuda_igemm_ways offers. */
+/* The implicit GEMM in the shim: every tile, whole and split, of 16 bits and of e4m3, against plain loops, and against
+ * the other tiles bit for bit; and what cuda_igemm_ways offers. */
 #include "tests/simt/check.h"
 
 #include "kernels/cuda/igemm.cuh"
@@ -32,12 +32,27 @@ static const one_case cases[] = {
     {"k3 up in place, parts", 1, 5, 16, 16, 136, 3, 1, 10, 32, 0, PARTS | IN_PLACE, 0},
 };
 
+/* Of e4m3 operands; pad is of y, and of x rounded down to 16. */
+static const one_case e4m3_cases[] = {
+    {"e4m3 16 -> 16, one pixel", 1, 1, 1, 16, 16, 1, 1, 0, 0, 0, 0, 0},
+    {"e4m3 48 -> 200, two rows of 70", 2, 1, 70, 48, 200, 1, 1, 0, 0, 0, BIAS, 16},
+    {"e4m3 80 -> 392, 17 x 8", 1, 17, 8, 80, 392, 1, 1, 0, 0, DL_GELU_TANH, F32, 0},
+    {"e4m3 592 -> 40, long sums, scalars", 1, 1, 33, 592, 40, 1, 1, 0, 0, 0, BIAS | RES, 3},
+    {"e4m3 glu 64 -> 104, all parts", 3, 1, 47, 64, 104, 1, 1, 0, 0, DL_GELU, 0x7f, 8},
+    {"e4m3 glu 144 -> 20, scalars", 1, 1, 65, 144, 20, 1, 1, 0, 0, DL_SILU, GLU | BIAS | F32, 0},
+    {"e4m3 96 -> 168, in place", 1, 6, 6, 96, 168, 1, 1, 0, 0, 0, BIAS | GATE | IN_PLACE | STEPS, 24},
+    {"e4m3 112 -> 136, five of 32, parts", 5, 1, 32, 112, 136, 1, 1, 0, 0, 0, PARTS | BIAS, 0},
+    {"e4m3 glu 64 -> 104, of 96, parts", 2, 3, 32, 64, 104, 1, 1, 0, 0, DL_GELU, PARTS | GLU | BIAS | RES, 8},
+};
+
 /* An operation's arguments, and what it should give. */
 struct job {
     cuda_igemm_args a;
     std::vector<val> want;
     std::vector<uint8_t> y; /* as it was before */
 };
+
+static double u_sum = C_ACC * 0x1p-24;
 
 /* Outputs o and, with glu, its gate's: sums with their bounds. */
 static val sum_at(const cuda_igemm_args &a, dl_act w, int i, int p, int o)
@@ -50,8 +65,12 @@ static val sum_at(const cuda_igemm_args &a, dl_act w, int i, int p, int o)
         if (a.up) y = y * a.x.h / h, x = x * a.x.w / width;
         for (int c = 0; c < a.x.c; c++) {
             double v = t_at(a.x, i, y * a.x.w + x, c) * t_at(w, 0, o * a.k * a.k + tap, c);
-            s.v += v, s.e += C_ACC * u_acc * fabs(v);
+            s.v += v, s.e += u_sum * fabs(v);
         }
+    }
+    if (a.row_scale) {
+        double scale = (double)a.row_scale[i * a.y.h * a.y.w + p] * (double)a.col_scale[o];
+        s.v *= scale, s.e = s.e * fabs(scale) + 2 * u_acc * fabs(s.v);
     }
     return s;
 }
@@ -78,16 +97,32 @@ static val finished(const cuda_igemm_args &a, dl_act res, int step, val s, val s
     return s;
 }
 
-static job make(const one_case &k, int t)
+/* x and w of a case in e4m3, and scales; a zero and a large one among those of the rows. */
+static dl_act make_e4m3(const one_case &k, cuda_igemm_args &a)
+{
+    int64_t rows = (int64_t)k.n * k.h * k.w;
+    a.x = dl_act_at(NULL, DL_E4M3, k.n, k.h, k.w, k.in);
+    a.x.ld = k.in + k.pad / 16 * 16, a.x.rs = (int64_t)k.h * k.w * a.x.ld;
+    a.x.p = simt_alloc(dl_act_bytes(a.x));
+    t_random(a.x, 50, 400);
+    float *row = const_cast<float *>(t_floats(rows, 3e-3, 1e-3));
+    if (rows > 2) row[1] = 0, row[rows - 1] = 30;
+    a.row_scale = row, a.col_scale = t_floats(k.out * (a.glu ? 2 : 1), 2e-4, 1e-4);
+    return t_random(t_act(DL_E4M3, 1, 1, k.out * (a.glu ? 2 : 1), k.in, 0), 10, 400);
+}
+
+/* Of 16-bit operands of type t, or of e4m3; y of type t where it is not f32. */
+static job make(const one_case &k, int t, bool e4m3)
 {
     job j;
     cuda_igemm_args &a = j.a = cuda_igemm_args();
     const int ty = k.parts & F32 ? (int)DL_F32 : t, steps = k.parts & STEPS ? 3 : 1, step = k.parts & STEPS ? 2 : 0;
-    a.x = t_random(t_act(t, k.n, k.h, k.w, k.in, k.pad), 0.3, 1);
     a.k = k.k, a.stride = k.stride, a.up = k.up_h > 0, a.fn = k.fn, a.glu = k.parts & GLU;
     a.y = t_act(ty, k.n, k.up_h ? k.up_h : (k.h - 1) / k.stride + 1, k.up_w ? k.up_w : (k.w - 1) / k.stride + 1, k.out,
                 k.pad);
-    dl_act w = t_random(t_act(t, 1, 1, k.out * (a.glu ? 2 : 1) * k.k * k.k, k.in, 0), 0, 0.3);
+    if (!e4m3) a.x = t_random(t_act(t, k.n, k.h, k.w, k.in, k.pad), 0.3, 1);
+    dl_act w = e4m3 ? make_e4m3(k, a)
+                    : t_random(t_act(t, 1, 1, k.out * (a.glu ? 2 : 1) * k.k * k.k, k.in, 0), 0, 0.3);
     a.w = w.p;
     if (k.parts & BIAS) a.bias = t_floats(k.out * (a.glu ? 2 : 1), 0, 1);
     if (k.parts & ADD) a.add = t_vec(t, steps, k.n, k.out, 0, 1);
@@ -120,19 +155,19 @@ static std::vector<uint8_t> run(const char *name, const job &j, const cuda_igemm
     return std::vector<uint8_t>((uint8_t *)j.a.y.p, (uint8_t *)j.a.y.p + j.y.size());
 }
 
-static void one(const one_case &k, int t)
+static void one(const one_case &k, int t, bool e4m3)
 {
     cuda_igemm_way way;
-    job j = make(k, t);
+    job j = make(k, t, e4m3);
     std::vector<uint8_t> first;
-    assert_true(igemm_way(&j.a, IGEMM_PLAIN_TILE, 1, &way));
-    run(k.name, j, way);
-    for (int tile = 0; tile < igemm_tiles_n; tile++) {
+    assert_int_equal(igemm_way(&j.a, IGEMM_PLAIN_TILE, 1, &way), !e4m3);
+    if (!e4m3) run(k.name, j, way);
+    for (int tile = 0; tile < (e4m3 ? igemm_e4m3_tiles_n : igemm_tiles_n); tile++) {
         assert_true(igemm_way(&j.a, tile, 1, &way));
         assert_int_equal(way.scratch_bytes, 0);
         std::vector<uint8_t> y = run(k.name, j, way);
         if (tile == 0) first = y;
-        if (y != first) fail_msg("%s: %s gives other bits than %s", k.name, way.name, igemm_tiles[0].name[0]);
+        if (y != first) fail_msg("%s: %s gives other bits than the first tile", k.name, way.name);
         int split = 2 << tile % 3; /* 2, 4, 8 */
         if (!igemm_way(&j.a, tile, split, &way)) continue;
         assert_true(way.scratch_bytes > 0);
@@ -144,7 +179,7 @@ static void one(const one_case &k, int t)
 static void all_f16(void **)
 {
     for (const one_case &k : cases) {
-        one(k, DL_F16);
+        one(k, DL_F16, false);
         simt_free_all();
     }
 }
@@ -152,9 +187,40 @@ static void all_f16(void **)
 static void all_bf16(void **)
 {
     for (const one_case &k : cases) {
-        one(k, DL_BF16);
+        one(k, DL_BF16, false);
         simt_free_all();
     }
+}
+
+static void all_e4m3(void **)
+{
+    int t = DL_BF16;
+    for (const one_case &k : e4m3_cases) {
+        one(k, t, true);
+        t = t == DL_BF16 ? DL_F16 : DL_BF16;
+        simt_free_all();
+    }
+}
+
+/* On GPUs whose tensor cores keep 13 bits of a sum: positive sums of 3,072 channels are still within 2^-13. */
+static void short_sums(void **)
+{
+    const one_case k = {"e4m3 3072 -> 24, short sums", 1, 1, 17, 3072, 24, 1, 1, 0, 0, 0, F32, 0};
+    const double before = u_sum;
+    job j;
+    cuda_igemm_args &a = j.a = make(k, DL_F32, true).a;
+    dl_act w = dl_act_at(const_cast<void *>(a.w), DL_E4M3, 1, 1, k.out, k.in);
+    t_random(a.x, 250, 200), t_random(w, 250, 200);
+    u_sum = 0x1p-13, simt_e4m3_sum_bits = 13;
+    for (int p = 0; p < k.w; p++)
+        for (int o = 0; o < k.out; o++) j.want.push_back(finished(a, a.res, 0, sum_at(a, w, 0, p, o), val(), 0, p, o));
+    j.y.assign((uint8_t *)a.y.p, (uint8_t *)a.y.p + dl_act_bytes(a.y));
+    for (int tile = 0; tile < igemm_e4m3_tiles_n; tile++) {
+        cuda_igemm_way way;
+        assert_true(igemm_way(&a, tile, 1, &way));
+        run(k.name, j, way);
+    }
+    u_sum = before, simt_e4m3_sum_bits = 23;
 }
 
 /* Eight threads, neighbours in a copy or the rows of a matrix that ldmatrix reads, meet all 32 banks once. */
@@ -185,7 +251,8 @@ static cuda_igemm_args shape(int t, int n, int hw, int in, int out, int k)
 {
     static char somewhere[16] __attribute__((aligned(16)));
     cuda_igemm_args a = cuda_igemm_args();
-    a.x = dl_act_at(somewhere, t, n, hw, hw, in), a.y = dl_act_at(somewhere, t, n, hw, hw, out);
+    a.x = dl_act_at(somewhere, t, n, hw, hw, in);
+    a.y = dl_act_at(somewhere, t == DL_E4M3 ? DL_BF16 : t, n, hw, hw, out);
     a.w = somewhere, a.k = k, a.stride = 1;
     return a;
 }
@@ -226,6 +293,15 @@ static void names_are_unique(void **)
             assert_int_equal(place(way[n].name, way, n), -1);
             n++;
         }
+    a = shape(DL_E4M3, 1, 8, 1280, 1280, 1);
+    for (int tile = 0; tile < igemm_e4m3_tiles_n; tile++)
+        for (int split = 1; split <= 8; split *= 2) {
+            assert_true(igemm_way(&a, tile, split, &way[n]));
+            assert_int_equal(place(way[n].name, way, n), -1);
+            n++;
+        }
+    assert_false(igemm_way(&a, igemm_e4m3_tiles_n, 1, &way[0]));
+    a = shape(DL_F16, 1, 8, 1280, 64, 3);
     assert_false(igemm_way(&a, 0, 3, &way[0]));
     assert_false(igemm_way(&a, 0, 16, &way[0]));
     assert_false(igemm_way(&a, igemm_tiles_n, 1, &way[0]));
@@ -252,6 +328,12 @@ static void offers(void **)
         assert_string_equal(way[0].name, "mma 128x32x32");
         offered(shape(DL_F16, 16, 1024, 128, 3, 3), m, way);
         assert_string_equal(way[0].name, "mma 128x32x32");
+        /* FLUX's products in e4m3, and 128 pixels of such. */
+        int n = offered(shape(DL_E4M3, 1, 64, 3072, 12288, 1), m, way);
+        assert_in_range(place("mma e4m3 128x192x64", way, n), 0, 1);
+        assert_in_range(place("mma e4m3 128x96x64", way, n), 0, 1);
+        offered(shape(DL_E4M3, 2, 8, 3072, 3072, 1), 170, way);
+        assert_true(way[0].split > 1 || strstr(way[0].name, "64x64"));
     }
 }
 
@@ -278,7 +360,27 @@ static void refusals(void **)
     a = shape(DL_F16, 2048, 1024, 8, 8, 1);
     assert_int_equal(cuda_igemm_ways(&a, 108, way), 0);
 
+    const float scale = 1;
+    cuda_igemm_args e4m3 = shape(DL_E4M3, 1, 8, 320, 320, 1);
+    a = e4m3, a.k = 3;
+    assert_int_equal(cuda_igemm_ways(&a, 108, way), 0);
+    a = e4m3, a.stride = 2;
+    assert_int_equal(cuda_igemm_ways(&a, 108, way), 0);
+    a = e4m3, a.x.c = 312;
+    assert_int_equal(cuda_igemm_ways(&a, 108, way), 0);
+    a = e4m3, a.x.ld = 328;
+    assert_int_equal(cuda_igemm_ways(&a, 108, way), 0);
+    a = e4m3, a.w = (const char *)a.w + 8;
+    assert_int_equal(cuda_igemm_ways(&a, 108, way), 0);
+    a = e4m3, a.x.n = a.y.n = 2, a.x.rs += 16;
+    assert_int_equal(cuda_igemm_ways(&a, 108, way), 0);
+
     int launches = simt_launches();
+    assert_true(igemm_way(&e4m3, 0, 1, &way[0]));
+    a = e4m3, a.row_scale = &scale;
+    assert_int_equal(cuda_igemm(nullptr, &a, &way[0], NULL), CUDA_K_UNSUPPORTED);
+    a = good, a.row_scale = a.col_scale = &scale;
+    assert_int_equal(cuda_igemm(nullptr, &a, &way[0], NULL), CUDA_K_UNSUPPORTED);
     assert_true(igemm_way(&good, 0, 2, &way[0]));
     assert_int_equal(cuda_igemm(nullptr, &good, &way[0], NULL), CUDA_K_UNSUPPORTED);
     way[0].tile = igemm_tiles_n;
@@ -296,6 +398,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(all_f16, t_clear),
         cmocka_unit_test_teardown(all_bf16, t_clear),
+        cmocka_unit_test_teardown(all_e4m3, t_clear),
+        cmocka_unit_test_teardown(short_sums, t_clear),
         cmocka_unit_test(no_bank_conflicts),
         cmocka_unit_test(names_are_unique),
         cmocka_unit_test(offers),

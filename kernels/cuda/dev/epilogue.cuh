@@ -48,6 +48,19 @@ template <int V> __device__ __forceinline__ void k_fn_each(int fn, float *v)
     }
 }
 
+/* Sums of e4m3 operands, of row `row` counted through all images, by the scales of its row and of their channels. */
+template <int V>
+__device__ __forceinline__ void k_epi_scale(const cuda_epi_args &a, int64_t row, int64_t c, float *s, float *s2)
+{
+    float v[V], scale = dl_ld(a.row_scale + row);
+    k_load<V>(v, a.col_scale + c);
+    for (int j = 0; j < V; j++) s[j] *= scale * v[j];
+    if (a.glu) {
+        k_load<V>(v, a.col_scale + a.y.c + c);
+        for (int j = 0; j < V; j++) s2[j] *= scale * v[j];
+    }
+}
+
 /* s[V]: sums of channels c .. of a pixel, s2 [V] the second half's with glu; the result in s. Up to the residual: */
 template <int V>
 __device__ __forceinline__ void k_epi_inner(const cuda_epi_args &a, int step, int64_t row, int64_t c, float *s,

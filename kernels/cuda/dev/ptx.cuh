@@ -16,6 +16,9 @@
 
 typedef __half dl_half;
 typedef __nv_bfloat16 dl_bf16;
+struct dl_e4m3 {
+    uint8_t bits;
+};
 
 template <class T> using dl_sptr = T *;
 template <class U, class T> __device__ __forceinline__ dl_sptr<U> dl_scast(T *s)
@@ -40,6 +43,15 @@ static inline int dl_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t 
     return (int)cudaGetLastError();
 }
 #define DL_LAUNCH(kernel, grid, block, smem, stream, ...) dl_launch(kernel, grid, block, smem, stream, __VA_ARGS__)
+
+/* The __CUDA_ARCH__ / 10 that a kernel was compiled with as the current device would run it; 0: it would not. */
+template <class... P> static inline int dl_compiled_for(void (*kernel)(P...))
+{
+    cudaFuncAttributes a;
+    if (cudaFuncGetAttributes(&a, kernel) == cudaSuccess) return a.ptxVersion;
+    (void)cudaGetLastError();
+    return 0;
+}
 
 template <class T> __device__ __forceinline__ T dl_ld(const T *p) { return *p; }
 template <class T> __device__ __forceinline__ void dl_st(T *p, T v) { *p = v; }
@@ -108,6 +120,26 @@ __device__ __forceinline__ void dl_mma<dl_bf16>(float d[4], const uint32_t a[4],
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* d [16][8] += a [16][32] b [32][8] of e4m3, four in a register; nothing where it does not exist. Its sums may be shorter
+ * than f32, but not on sm_90, where the compiler makes it of two products of f16. */
+#if __CUDA_ARCH__ >= 890
+enum { DL_HAS_E4M3 = 1, DL_SHORT_E4M3 = __CUDA_ARCH__ != 900 };
+#else
+enum { DL_HAS_E4M3 = 0, DL_SHORT_E4M3 = 1 };
+#endif
+template <>
+__device__ __forceinline__ void dl_mma<dl_e4m3>(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+#if __CUDA_ARCH__ >= 890
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+    (void)d, (void)a, (void)b0, (void)b1;
+#endif
 }
 
 /* d [16][8] += a [16][8] b [8][8]. */
