@@ -26,7 +26,7 @@ struct hop_conv_params {
     int32_t k, stride, phases;  /* phases: 4 with enlargement, else 1 */
     int32_t across, down, deep; /* boxes in v */
     int32_t columns, width;     /* tiles of channels, outputs of each */
-    int32_t slices;             /* of 64 channels in a tap */
+    int32_t slices;             /* of 64 channels (e4m3: 128) in a tap */
     int32_t steps;              /* taps x slices */
     int32_t pixels;             /* of an image of y */
     int32_t work;
@@ -249,8 +249,10 @@ __device__ __forceinline__ void hop_store(const hop_conv_params &a, const float 
             hop_store_turn(g, lane);
         }
         if (to.pixel >= 0 && c < a.e.y.c) {
-            if (C::GLU || !a.e.glu) /* always; without it ptxas spills */
+            if (C::GLU || !a.e.glu) { /* always; without it ptxas spills */
+                if (C::E4M3) k_epi_scale<8>(a.e, (int64_t)to.image * a.pixels + to.pixel, c, v, g);
                 k_epi_inner<8>(a.e, step, to.image, c, v, C::GLU ? g : nullptr);
+            }
             if (a.e.res.p) hop_store_add(v, a, to, c, res);
             for (int i = 0; i < 8; i++) v[i] *= a.e.scale;
             k_store_t<8>(a.e.y.p, a.e.y.t, k_at(a.e.y, to.image, to.pixel, c), v);
