@@ -2,7 +2,8 @@
  *
  * tests/simt/hopper.h declares the same names for the host. Shared memory is known by its 32-bit addresses alone:
  * what TMA writes and wgmma reads, nothing else touches, so that no fence between their proxy and the plain one is
- * needed; what threads exchange (dl_put, dl_get) lies elsewhere. Source: PTX ISA 9.0: mbarrier, cp.async.bulk.tensor, wgmma, setmaxnreg, barrier.
+ * needed; what threads exchange (dl_put, dl_get) lies elsewhere. Source: PTX ISA 9.0: mbarrier, cp.async.bulk.tensor,
+ * wgmma, setmaxnreg, barrier.
  *
  * wgmma is asynchronous: between its issue and dl_wgmma_wait its accumulators and register operands belong to the
  * tensor cores. The compiler does not know that a wait changes accumulators: dl_hold after a wait keeps what reads them

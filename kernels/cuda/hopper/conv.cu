@@ -1,7 +1,9 @@
 /* hopper/conv.cu: matrix products and convolutions for compute capability 9.0: wgmma, TMA, specialised warps.
  *
- * Computes: cuda_igemm (igemm.h), epilogue and GLU included, for odd and even k, stride 1 and 2, enlargement by 2.
- * Needs: sm_90a; f16 or bf16 x, channels of x and y multiples of 8, everything on 16 bytes (conv_plan.h).
+ * Computes: cuda_igemm (igemm.h), epilogue, GLU and parts included, for odd and even k, stride 1 and 2, enlargement by
+ *     2; of e4m3 with k = 1.
+ * Needs: sm_90a; f16, bf16 or e4m3 x, channels of x and y multiples of 8 (of e4m3 x: 16), everything on 16 bytes
+ *     (conv_plan.h).
  * How: the product of output pixels and weights, 64 channels of one tap at a time. The pixels of a tile are a box of
  *     the image, which a tap moves by a pixel; TMA fills zeros where it leaves the image, which is the padding. A
  *     block has three warpgroups and takes tiles from a list. One thread of warpgroup 0 loads pixels and weights
@@ -9,22 +11,26 @@
  *     group of products in flight while the stage before is freed. Either both work on one tile, or each has its own
  *     and they take turns (2x): while one stores, the other has the tensor cores. With GLU a tile's columns are BN / 2
  *     values and their gates, by two copies of TMA, so that one product makes both and a thread holds the pairs. Sums
- *     go to the epilogue by 8 neighbouring channels (16 bytes), for which four threads of a row exchange theirs by
- *     shuffles: shared memory is all for stages, and the next tile's loads go on meanwhile.
+ *     go from registers to the epilogue (conv_store.cuh): shared memory is all for stages, and the next tile's loads go
+ *     on meanwhile. Of e4m3 a step is 128 channels, whose sums are added to others in registers (hop_conv_short).
  * Budget: one block a multiprocessor; 240 registers for each of the 256 computing threads, of which `sums` are sums,
  *     and 24 for the 128 others. For 64 channels of a tap (wgmma: 2,048 products a cycle) a tile takes cycles, and
  *     bytes a cycle out of the second-level cache and of shared memory (operands of each product, and what TMA
  *     writes):
  *
- *                     stages   shared memory   cycles   cache   shared memory   sums
+ *                     stages   shared memory   cycles   cache   shared memory   sums (e4m3: and a step's)
  *       256 x 160     4        209.3 KB         1,280      42             131    160
- *       128 x 256     4        193.3 KB         1,024      48             128    128
- *       256 x 128     4        193.3 KB         1,024      48             144    128
- *       128 x 160     6        217.3 KB           640      58             147     80
- *       128 x 128     7        225.3 KB           512      64             160     64
+ *       128 x 256     4        194.8 KB         1,024      48             128    128
+ *       128 x 192     5        202.8 KB           768      53             139     96 + 96, e4m3 alone
+ *       256 x 128     4        193.3 KB         1,024      48             144    128 + 64
+ *       128 x 160     6        218.8 KB           640      58             147     80 + 80
+ *       128 x 128     7        226.8 KB           512      64             160     64 + 64
  *       2x128x160     6        217.3 KB           640      58             147    160
  *       2x128x128     7        225.3 KB           512      64             160    128
  *
+ *     Of e4m3 the same for 128 channels. The end of a tile is 2 M BN / 32 rounds of some 300 instructions a warp with
+ *     bias, residual and parts: 20 for 256 x 160, where two warps a scheduler take 12,000 cycles, beside 57,600 of the
+ *     products of 3 x 3 x 320 channels; by turns it is beside the other team's products.
  *     Shared memory gives 128 bytes a cycle, and plain reads get some 45 out of the cache; copies of one tile by
  *     several multiprocessors may meet there. What bounds which shape is for measurement to say.
  * Speed: compiled and inspected, never run on a GPU. The source runs in tests/simt, TMA, mbarriers and wgmma emulated.

@@ -28,7 +28,8 @@ static constexpr hop_conv_way hop_conv_ways[CUDA_CONV_HOPPER_WAYS] = {
     {"wgmma 2x128x128", 2, 2, 128, 7},
 };
 
-/* Of e4m3, each warpgroup with as many sums again, of one product. */
+/* Of e4m3: a thread holds the sums of one step of one product beside its own, to which it adds them while the other
+ * warpgroup multiplies. */
 enum { HOP_E4M3_WAYS = 4 };
 static constexpr hop_conv_way hop_e4m3_ways[HOP_E4M3_WAYS] = {
     {"wgmma e4m3 256x128", 1, 2, 128, 4}, {"wgmma e4m3 128x192", 1, 1, 192, 5}, {"wgmma e4m3 128x160", 1, 1, 160, 6},
@@ -152,7 +153,8 @@ static inline hop_map hop_map_weight(const struct cuda_igemm_args *a, int rows)
     m.base = const_cast<void *>(a->w), m.t = a->x.t;
     m.dim[0] = (uint64_t)a->x.c, m.dim[1] = (uint64_t)(a->k * a->k), m.dim[3] = 1;
     m.dim[2] = (uint64_t)a->y.c * (a->glu ? 2 : 1);
-    m.stride[0] = m.dim[0] * (uint64_t)dl_type_bytes(m.t), m.stride[1] = m.stride[0] * m.dim[1], m.stride[2] = m.stride[1] * m.dim[2];
+    m.stride[0] = m.dim[0] * (uint64_t)dl_type_bytes(m.t), m.stride[1] = m.stride[0] * m.dim[1];
+    m.stride[2] = m.stride[1] * m.dim[2];
     m.box[0] = (uint32_t)hop_panel(m.t), m.box[1] = 1, m.box[2] = (uint32_t)rows, m.box[3] = 1;
     for (int i = 0; i < 4; i++) m.step[i] = 1;
     return m;
@@ -163,7 +165,8 @@ static inline bool hop_conv_serves(const struct cuda_igemm_args *a)
 {
     const dl_act *x = &a->x, *y = &a->y;
     const bool e4m3 = x->t == DL_E4M3;
-    if ((x->t != DL_F16 && x->t != DL_BF16 && !e4m3) || !k_float(y->t) || x->n != y->n || a->k < 1 || a->k > 7) return false;
+    if ((x->t != DL_F16 && x->t != DL_BF16 && !e4m3) || !k_float(y->t) || x->n != y->n) return false;
+    if (a->k < 1 || a->k > 7) return false;
     if (!k_act_ok(x) || !k_act_ok(y) || !k_ptr_ok(a->w) || !k_ptr_ok(a->bias)) return false;
     if (!k_vec_ok(&a->add) || !k_vec_ok(&a->gate) || (a->glu && !hop_conv_flat(a))) return false;
     if (a->res.p && !(k_act_ok(&a->res) && k_float(a->res.t))) return false;
@@ -177,8 +180,8 @@ static inline bool hop_conv_serves(const struct cuda_igemm_args *a)
 }
 
 /* Cycles that a way is thought to need on so many multiprocessors, to put the ways in order and for nothing else: 2,048
- * products a cycle and multiprocessor, twice that of e4m3, 48 bytes a cycle out of the second-level cache, 32 for results, which two teams
- * hide but for the last. */
+ * products a cycle and multiprocessor, twice that of e4m3, 48 bytes a cycle out of the second-level cache, 32 for
+ * results, which two teams hide but for the last. */
 static inline double hop_conv_cost(const struct cuda_igemm_args *a, const hop_conv_way *way, int sms)
 {
     int bm = hop_conv_bm(way), steps = a->k * a->k * hop_ratio(a->x.c, hop_panel(a->x.t));

@@ -3,7 +3,7 @@
  * A warp holds 16 M neighbouring rows of a tile: products take groups of 8 rows by turns (hop_desc_k_every), so row 8 j
  * of these is in product j % M, element 2 (j / M) of each four. Sums go out by 8 neighbouring channels (16 bytes), for
  * which the four threads of a row exchange theirs. The residual of 8 channels is fetched one round before it is used:
- * a round is some 200 instructions, of one or two warps a scheduler.
+ * a round is some 300 instructions, of one or two warps a scheduler.
  *
  * Parts (op.h): a set is 32 neighbouring rows of a tile, a small box of pixels (hop_set_w), from registers: with M = 2
  * they are a warp's own; with M = 1 two warps' have half each, and one gives the other its sums through shared memory.
@@ -67,7 +67,8 @@ struct hop_store_place {
     int image, pixel;
 };
 
-__device__ __forceinline__ hop_store_place hop_store_place_of(const hop_conv_params &a, const hop_conv_tile &at, int row)
+__device__ __forceinline__ hop_store_place hop_store_place_of(const hop_conv_params &a, const hop_conv_tile &at,
+                                                              int row)
 {
     const int twice = a.phases > 1 ? 2 : 1;
     hop_box p = hop_store_row(a, at, row);
@@ -203,8 +204,8 @@ __device__ __forceinline__ hop_store_place hop_store_to(const hop_store_place &p
 
 /* The residual of that round, of 16-bit types alone: 8 f32 are more than there are registers for. */
 template <class C>
-__device__ __forceinline__ void hop_store_fetch(uint4 *res, const hop_conv_params &a, const hop_store_place &places, int c0,
-                                                int round)
+__device__ __forceinline__ void hop_store_fetch(uint4 *res, const hop_conv_params &a, const hop_store_place &places,
+                                                int c0, int round)
 {
     const hop_store_place to = hop_store_to<C>(places, round);
     const int c = c0 + round / (2 * C::M) * 32;

@@ -9,8 +9,8 @@
 #include "kernels/cuda/hopper/layout.h"
 #include "kernels/cuda/kernels.h"
 
-/* A tensor map, as cuTensorMapEncodeTiled takes it: rank 4, elements of 16 bits or e4m3, 128-byte swizzle, zeros outside.
- * Dimensions from the innermost. */
+/* A tensor map, as cuTensorMapEncodeTiled takes it: rank 4, elements of 16 bits or e4m3, 128-byte swizzle, zeros
+ * outside. Dimensions from the innermost. */
 struct hop_map {
     void *base;
     uint64_t dim[4];
