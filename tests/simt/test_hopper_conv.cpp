@@ -243,6 +243,13 @@ static void boxes(void **)
                     assert_int_equal(hop_sets_fit(v, s), whole_sets(v, s));
                     assert_true(hop_boxes(v, s) * 8 <= hop_boxes(v, b) * 9);
                 }
+    for (int w = 4; w <= 40; w += 4)
+        for (int h = 2; h <= 16; h += 2)
+            for (int bw = 1; bw <= 128; bw *= 2)
+                for (int bh = 1; bw * bh <= 128; bh *= 2) {
+                    hop_box v = {w, h, 3}, b = {bw, bh, 128 / bw / bh};
+                    assert_int_equal(hop_sets_fit(v, b), whole_sets(v, b));
+                }
     hop_box line = {1000, 1, 1}, tiny = {4, 4, 8}, b = hop_box_of(line, 256, 1, false);
     assert_true(b.w == 256 && b.h == 1 && b.n == 1);
     b = hop_box_of(tiny, 128, 1, false);

@@ -81,14 +81,6 @@ __device__ __forceinline__ hop_conv_tile hop_conv_tile_of(const hop_conv_params 
     return t;
 }
 
-/* A tile here and now: its divisions must not move behind the products, where the other team waits for its turn. */
-__device__ __forceinline__ hop_conv_tile hop_conv_uniform(hop_conv_tile t)
-{
-    t.x = dl_uniform(t.x), t.y = dl_uniform(t.y), t.n = dl_uniform(t.n), t.c = dl_uniform(t.c);
-    t.fx = dl_uniform(t.fx), t.fy = dl_uniform(t.fy);
-    return t;
-}
-
 template <class C>
 __device__ __forceinline__ void hop_conv_load(const hop_conv_params &a, uint32_t stages, uint32_t bars,
                                               const dl_tensor_map *mx, const dl_tensor_map *mw)
@@ -140,7 +132,9 @@ __device__ __forceinline__ void hop_conv_short(float sums[C::SUMS], uint32_t x, 
 }
 
 /* A computing warpgroup, one of a team's. Turns: the second team's wait for its first stage must not begin before the
- * first team's for its last has ended, for an mbarrier tells only a phase from the next. */
+ * first team's for its last has ended, for an mbarrier tells only a phase from the next. A tile's place takes divisions,
+ * some 500 cycles: they stand beside the last products; with turns beside the first, as the other team waits for the last
+ * to be issued. */
 template <class C>
 __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint32_t stages, uint32_t bars, int team,
                                                  int group)
@@ -157,7 +151,7 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
 #pragma unroll
         for (int i = 0; i < C::SUMS; i++) sums[i] = 0;
         dl_hold<C::SUMS>(sums);
-        const hop_conv_tile at = hop_conv_uniform(hop_conv_tile_of(a, work));
+        hop_conv_tile at;
         if (C::TEAMS == 2) dl_bar_sync(mine, turn);
 #pragma unroll 1
         for (int k = 0; k < a.steps; k++, use++) {
@@ -165,6 +159,7 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
             uint32_t x = stages + (uint32_t)stage * C::STAGE_BYTES;
             dl_mbar_wait(bars + (uint32_t)stage * 16, use / C::STAGES & 1);
             if constexpr (C::E4M3) {
+                if (k == a.steps - 1) at = hop_conv_tile_of(a, work);
                 hop_conv_short<C>(sums, x, first, bars + (uint32_t)stage * 16 + 8);
                 continue;
             }
@@ -175,6 +170,7 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
                                                   hop_desc_k_every(C::M, x, (uint32_t)(first + c % C::M * 8), c / C::M),
                                                   hop_desc_k(x + C::X_BYTES, C::BN, 0, c / C::M), 1);
             dl_wgmma_commit();
+            if (k == (C::TEAMS == 1 ? a.steps - 1 : 0)) at = hop_conv_tile_of(a, work);
             dl_wgmma_wait<1>();
             if (lane == 0 && k > 0) dl_mbar_arrive(bars + (uint32_t)((use - 1) % C::STAGES) * 16 + 8);
         }
