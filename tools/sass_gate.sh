@@ -1,6 +1,6 @@
 #!/bin/sh
 # sass_gate.sh [--markdown] OBJECT...: looks at the machine code of the Hopper kernels (BUILD/kernels/cuda/hopper_*.o). Each must
-# multiply by wgmma (HGMMA), load by TMA (UTMALDG) and keep out of local memory (LDL, STL); attention must have its exponentials
+# multiply by wgmma (HGMMA, QGMMA), load by TMA (UTMALDG) and keep out of local memory (LDL, STL); attention must have its exponentials
 # between the wait for the scores and the wait for P V, so that both units work at once: compilers like to move that wait up.
 # Products whose teams take turns must hand over (BAR.ARV) right behind their loop, with the last products under way.
 # Needs cuobjdump: the toolkit's, or CUOBJDUMP=PROGRAM (Python's wheel nvidia-cuda-cuobjdump has one). Exit status: 77 without
@@ -15,14 +15,14 @@ for object; do "$dump" --dump-sass "$object"; done | { command -v c++filt >/dev/
 function close_kernel() {
     if (name == "") return
     wrong = ""
-    if (!hgmma) wrong = wrong " no HGMMA"
+    if (!hgmma) wrong = wrong " no wgmma"
     if (!tma) wrong = wrong " no UTMALDG"
     if (loc) wrong = wrong " " loc " accesses to local memory"
     if (name ~ /attn/ && most < 16) wrong = wrong " exponentials do not overlap P V"
     if (name ~ /conv/ && late > 40) wrong = wrong " the turn is handed over " late " instructions late"
     if (n++ == 0) {
-        if (md) print "| kernel | instructions | HGMMA | UTMALDG | LDL, STL | exponentials beside P V | |\n|---|---|---|---|---|---|---|"
-        else printf "%-58s %6s %6s %8s %6s %8s\n", "kernel", "instr.", "HGMMA", "UTMALDG", "local", "overlap"
+        if (md) print "| kernel | instructions | wgmma | UTMALDG | LDL, STL | exponentials beside P V | |\n|---|---|---|---|---|---|---|"
+        else printf "%-58s %6s %6s %8s %6s %8s\n", "kernel", "instr.", "wgmma", "UTMALDG", "local", "overlap"
     }
     printf md ? "| `%s` | %d | %d | %d | %d | %d | %s |\n" : "%-58s %6d %6d %8d %6d %8d %s\n", name, instr, hgmma, tma, loc, most, wrong
     if (wrong != "") bad++
@@ -34,7 +34,7 @@ function close_kernel() {
 }
 /^[ \t]+\/\*[0-9a-f]+\*\// {
     instr++
-    if (/ HGMMA/) hgmma++
+    if (/ [HQ]GMMA/) hgmma++
     if (/ UTMALDG/) tma++
     if (/ (LDL|STL)[. ]/) loc++
     if (/ MUFU.EX2/) ex++

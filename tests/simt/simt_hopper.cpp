@@ -135,6 +135,8 @@ static void arrive(uint32_t bar, int64_t bytes)
 
 static uint32_t swizzled(uint32_t at) { return at ^ (at / 128 % 8 * 16); }
 
+static uint32_t size_of(int type) { return (uint32_t)dl_type_bytes(type); }
+
 /* Element i of a copy, counted in shared memory's order, in global memory; nullptr: outside of the tensor. Of each
  * dimension's box a copy takes every step-th element ("traversal strides"). */
 static const uint8_t *element(const tma_job &j, uint32_t i)
@@ -145,7 +147,7 @@ static const uint8_t *element(const tma_job &j, uint32_t i)
         uint32_t extent = (m.box[d] + m.step[d] - 1) / m.step[d];
         int64_t at = j.c[d] + (int64_t)(i % extent * m.step[d]);
         if (at < 0 || (uint64_t)at >= m.dim[d]) return nullptr;
-        p += (uint64_t)at * (d ? m.stride[d - 1] : 2);
+        p += (uint64_t)at * (d ? m.stride[d - 1] : size_of(m.t));
         i /= extent;
     }
     return p;
@@ -165,12 +167,11 @@ static void land(size_t which)
     uint32_t n = elements(j.map);
     for (uint32_t i = 0; i < n; i++) {
         const uint8_t *from = element(j, i);
-        uint32_t to = swizzled(j.dst + 2 * i);
-        memory[to] = from ? from[0] : 0, memory[to + 1] = from ? from[1] : 0;
-        state[to] = state[to + 1] = THERE;
+        uint32_t bytes = size_of(j.map.t), to = swizzled(j.dst + bytes * i);
+        for (uint32_t b = 0; b < bytes; b++) memory[to + b] = from ? from[b] : 0, state[to + b] = THERE;
     }
     mbarrier *b = &mbars[j.bar];
-    b->bytes -= 2 * n;
+    b->bytes -= size_of(j.map.t) * n;
     settle(b);
     poke();
 }
@@ -223,7 +224,7 @@ void registers(int n, bool more)
 }
 
 /* "Matrix descriptor format", and the canonical layouts with the 128-byte swizzle, in bytes: K-major: row r, k: r % 8 *
- * 128 + r / 8 * stride + 2 k; MN-major: 2 (r % 64) + r / 64 * leading + k % 8 * 128 + k / 8 * stride. */
+ * 128 + r / 8 * stride + 2 k, or k of e4m3; MN-major: 2 (r % 64) + r / 64 * leading + k % 8 * 128 + k / 8 * stride. */
 static float operand(uint64_t desc, bool mn, uint32_t r, uint32_t k, const product &p)
 {
     uint32_t start = (uint32_t)(desc & 0x3fff) * 16, leading = (uint32_t)(desc >> 16 & 0x3fff) * 16,
@@ -231,16 +232,24 @@ static float operand(uint64_t desc, bool mn, uint32_t r, uint32_t k, const produ
     if (desc >> 62 != 1 || (desc >> 49 & 7))
         fault("wgmma: descriptor %llx: not the 128-byte swizzle", (unsigned long long)desc);
     uint32_t at = start + (mn ? r % 64 * 2 + r / 64 * leading + k % 8 * 128 + k / 8 * stride
-                              : r % 8 * 128 + r / 8 * stride + k * 2);
+                              : r % 8 * 128 + r / 8 * stride + k * size_of(p.type));
     at = swizzled(at);
-    inside(at, 2, 2, "wgmma");
+    inside(at, size_of(p.type), size_of(p.type), "wgmma");
     if (state[at] != THERE)
         fault("wgmma reads shared byte %u, %s", at,
               state[at] == COMING ? "to which a copy is under way" : "which no copy brought");
     if (copied[at] > p.when) fault("wgmma reads shared byte %u, which was freed and copied to before its end", at);
+    if (p.type == DL_E4M3) return dl_e4m3_to(memory[at]);
     uint16_t v;
     memcpy(&v, memory + at, 2);
     return p.type == DL_F16 ? dl_f16_to(v) : dl_bf16_to(v);
+}
+
+/* As mma.sync's (simt_warp.cpp). */
+static float shortened(float v, int type)
+{
+    if (type != DL_E4M3) return v;
+    return dl_bits_f32(dl_f32_bits(v) >> (23 - simt_e4m3_sum_bits) << (23 - simt_e4m3_sum_bits));
 }
 
 static accumulator *acc_of(wg_thread *t, const float *d)
@@ -258,7 +267,8 @@ static void execute(int group)
     wg_thread *team = wg + group * 128;
     product p = team->jobs[executed[group]];
     static std::vector<float> a, b; /* static, since a fault leaves without destructors */
-    a.assign(64 * 16, 0), b.assign(16 * (size_t)p.n, 0);
+    const uint32_t deep = 32 / size_of(p.type);
+    a.assign(64 * deep, 0), b.assign(deep * (size_t)p.n, 0);
     for (int t = 0; t < 128; t++) {
         const product &o = team[t].jobs[executed[group]];
         if (o.n != p.n || o.a_desc != p.a_desc || o.b_desc != p.b_desc || !o.add != !p.add || o.type != p.type ||
@@ -273,19 +283,19 @@ static void execute(int group)
                     p.type == DL_F16 ? dl_f16_to(v) : dl_bf16_to(v);
             }
     }
-    for (uint32_t k = 0; k < 16; k++) {
-        for (uint32_t m = 0; !p.a && m < 64; m++) a[m * 16 + k] = operand(p.a_desc, false, m, k, p);
+    for (uint32_t k = 0; k < deep; k++) {
+        for (uint32_t m = 0; !p.a && m < 64; m++) a[m * deep + k] = operand(p.a_desc, false, m, k, p);
         for (uint32_t n = 0; n < (uint32_t)p.n; n++)
-            b[n * 16 + k] = operand(p.b_desc, p.a != nullptr, n, k, p);
+            b[n * deep + k] = operand(p.b_desc, p.a != nullptr, n, k, p);
     }
     for (int t = 0; t < 128; t++) {
         accumulator *acc = acc_of(&team[t], team[t].jobs[executed[group]].d);
         for (int i = 0; i < p.n / 2; i++) {
-            const float *ar = &a[(size_t)row_of(t, i / 2 % 2) * 16];
-            const float *br = &b[(size_t)(i / 4 * 8 + t % 4 * 2 + i % 2) * 16];
+            const float *ar = &a[(size_t)row_of(t, i / 2 % 2) * deep];
+            const float *br = &b[(size_t)(i / 4 * 8 + t % 4 * 2 + i % 2) * deep];
             double sum = p.add ? (double)acc->v[(size_t)i] : 0;
-            for (int k = 0; k < 16; k++) sum += (double)ar[k] * (double)br[k];
-            acc->v[(size_t)i] = (float)sum;
+            for (uint32_t k = 0; k < deep; k++) sum += (double)ar[k] * (double)br[k];
+            acc->v[(size_t)i] = shortened((float)sum, p.type);
         }
         if (--acc->jobs) continue;
         memcpy(acc->d, acc->v.data(), acc->v.size() * sizeof(float));
@@ -408,13 +418,13 @@ void dl_tma_load(uint32_t dst, const dl_tensor_map *map, uint32_t bar, int c0, i
 {
     const hop_map &m = map->m;
     tma_job j = {random_next() % 4 == 0, dst, bar, m, {c0, c1, c2, c3}};
-    uint32_t bytes = elements(m) * 2;
+    uint32_t each = size_of(m.t), bytes = elements(m) * each;
     bar_at(bar, "a copy's bytes");
-    if (m.box[0] * 2 != 128) fault("TMA: rows of %u bytes, not the swizzle's 128", m.box[0] * 2);
+    if (m.box[0] * each != 128) fault("TMA: rows of %u bytes, not the swizzle's 128", m.box[0] * each);
     inside(dst, bytes, 1024, "TMA");
-    for (uint32_t i = 0; i < bytes / 2; i++) {
+    for (uint32_t i = 0; i < bytes / each; i++) {
         const uint8_t *p = element(j, i);
-        if (p) global_access(p, 2, 2, READ);
+        if (p) global_access(p, each, each, READ);
     }
     copies++;
     for (uint32_t i = 0; i < bytes; i++) {

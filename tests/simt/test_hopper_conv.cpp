@@ -5,7 +5,8 @@
 
 #include "kernels/cuda/hopper/conv_plan.h"
 
-enum { UP = 1, GLU = 2, BIAS = 4, VECS = 8, RES = 16, IN_PLACE = 32, PARTS = 64, ALL = BIAS | VECS | RES };
+enum { UP = 1, GLU = 2, BIAS = 4, VECS = 8, RES = 16, IN_PLACE = 32, PARTS = 64, POSITIVE = 128 };
+enum { ALL = BIAS | VECS | RES };
 
 struct conv_case {
     const char *name;
@@ -51,6 +52,12 @@ static const conv_case cases[] = {
     {"product, images without gaps, sets", DL_F16, DL_BF16, 3, 8, 12, 72, 264, 1, 1, DL_GELU, PARTS | ALL, 0, 2},
     {"product, gaps, sets", DL_BF16, DL_BF16, 5, 1, 32, 40, 136, 1, 1, DL_NONE, PARTS | ALL, 8, 1},
     {"product, in place, sets", DL_F16, DL_F32, 1, 1, 320, 64, 64, 1, 1, DL_NONE, PARTS | BIAS | RES | IN_PLACE, 0, 1},
+    {"e4m3, 16 -> 16, one pixel", DL_E4M3, DL_F16, 1, 1, 1, 16, 16, 1, 1, DL_NONE, 0, 0, 1},
+    {"e4m3, images without gaps, all parts", DL_E4M3, DL_BF16, 3, 10, 11, 208, 408, 1, 1, DL_GELU_TANH, ALL, 0, 2},
+    {"e4m3, gaps, long sums", DL_E4M3, DL_F32, 2, 1, 77, 592, 200, 1, 1, DL_NONE, BIAS, 16, 1},
+    {"e4m3, in place", DL_E4M3, DL_F16, 1, 1, 300, 128, 72, 1, 1, DL_NONE, BIAS | RES | IN_PLACE, 0, 1},
+    {"e4m3, GLU, all parts", DL_E4M3, DL_F16, 2, 5, 30, 144, 200, 1, 1, DL_GELU, GLU | ALL, 16, 2},
+    {"e4m3, sets", DL_E4M3, DL_F16, 3, 8, 12, 400, 264, 1, 1, DL_NONE, PARTS | BIAS | RES, 0, 2},
     {"GLU, sets", DL_F16, DL_F16, 2, 10, 16, 72, 200, 1, 1, DL_GELU, PARTS | GLU | BIAS, 0, 1},
 };
 
@@ -60,17 +67,23 @@ static cuda_igemm_args args_of(const conv_case &k, dl_act *w)
     int rows = k.parts & GLU ? 2 * k.out : k.out, yh = k.h, yw = k.w;
     if (k.parts & UP) yh *= 2, yw *= 2;
     if (k.stride == 2) yh = (yh + 1) / 2, yw = (yw + 1) / 2;
-    *w = t_random(t_act(k.t, 1, 1, rows * k.k * k.k, k.in, 0), 0, 0.2);
-    a.x = t_random(t_act(k.t, k.n, k.h, k.w, k.in, k.pad), 0, 1), a.y = t_act(k.ty, k.n, yh, yw, k.out, k.pad);
+    bool e4m3 = k.t == DL_E4M3;
+    double mean = k.parts & POSITIVE ? 250 : e4m3 ? 20 : 0, amp = k.parts & POSITIVE ? 200 : e4m3 ? 400 : 1;
+    *w = t_random(t_act(k.t, 1, 1, rows * k.k * k.k, k.in, 0), mean, e4m3 ? amp : 0.2);
+    a.x = t_random(t_act(k.t, k.n, k.h, k.w, k.in, k.pad), mean, amp);
+    if (e4m3) a.row_scale = t_floats((int64_t)k.n * k.h * k.w, 3e-3, 1e-3), a.col_scale = t_floats(rows, 2e-4, 1e-4);
+    a.y = t_act(k.ty, k.n, yh, yw, k.out, k.pad);
     a.w = w->p, a.k = k.k, a.stride = k.stride, a.fn = k.fn, a.up = k.parts & UP, a.glu = k.parts & GLU;
     if (k.parts & BIAS) a.bias = t_floats(rows, 0, 1);
     if (k.parts & VECS) {
         a.scale = 0.5f;
-        a.add = t_vec(k.t, 1, k.n, k.out, 0, 1), a.gate = t_vec(DL_F32, 1, k.n, k.out, 0.5, 1);
+        a.add = t_vec(e4m3 ? (int)DL_F16 : k.t, 1, k.n, k.out, 0, 1), a.gate = t_vec(DL_F32, 1, k.n, k.out, 0.5, 1);
     }
     if (k.parts & RES) a.res = t_random(t_act(k.ty, k.n, yh, yw, k.out, 2 * k.pad), 0, 1);
     return a;
 }
+
+static double u_sum = C_ACC * 0x1p-24;
 
 /* Row `o` of the weight and pixel p of image n: their sum, and the bias. */
 static val sum_of(const cuda_igemm_args &a, const dl_act &w, int n, int p, int o)
@@ -87,7 +100,11 @@ static val sum_of(const cuda_igemm_args &a, const dl_act &w, int n, int p, int o
             s.v += v, big += fabs(v);
         }
     }
-    s.e = C_ACC * u_acc * big;
+    s.e = u_sum * big;
+    if (a.row_scale) {
+        double scale = (double)a.row_scale[n * a.y.h * a.y.w + p] * (double)a.col_scale[o];
+        s.v *= scale, s.e = (s.e + C_ACC * u_acc * big) * fabs(scale);
+    }
     if (a.bias) s.v += (double)a.bias[o];
     return s;
 }
@@ -144,35 +161,51 @@ static void parts_ok(const conv_case &k, const cuda_igemm_args &a, const hop_con
     t_sets_ok(k.name, a.y, fused ? pixels_of_set : t_in_a_row, &s);
 }
 
+static void one(const conv_case &k)
+{
+    dl_act w;
+    cuda_igemm_args a = args_of(k, &w);
+    std::vector<val> want = want_of(a, w);
+    int all;
+    for (const hop_conv_way *p = hop_ways_of(&a, &all), *end = p + all; p < end; p++) {
+        const hop_conv_way &way = *p;
+        a.y = t_act(k.ty, a.y.n, a.y.h, a.y.w, a.y.c, k.pad);
+        if (k.parts & PARTS) a.y = t_parts(a.y);
+        int launches = simt_launches();
+        cuda_igemm_args b = a;
+        if (k.parts & IN_PLACE) {
+            memcpy(a.y.p, a.res.p, (size_t)dl_act_bytes(a.y));
+            b.res = a.y;
+        }
+        int rc = cuda_conv_hopper(nullptr, &b, &b, k.sms, way.name);
+        if (a.glu && !hop_conv_glu(way.bn)) {
+            assert_int_equal(rc, CUDA_K_UNSUPPORTED);
+            continue;
+        }
+        t_ran(k.name, rc);
+        t_compare(k.name, way.name, a.y, want);
+        assert_int_equal(simt_launches() - launches, strstr(k.name, "later") ? 2 : 1);
+        if (k.parts & PARTS) parts_ok(k, a, way);
+    }
+    simt_free_all();
+}
+
 static void every_way(void **)
 {
     simt_cc = 90;
-    for (const conv_case &k : cases) {
-        dl_act w;
-        cuda_igemm_args a = args_of(k, &w);
-        std::vector<val> want = want_of(a, w);
-        for (const hop_conv_way &way : hop_conv_ways) {
-            a.y = t_act(k.ty, a.y.n, a.y.h, a.y.w, a.y.c, k.pad);
-            if (k.parts & PARTS) a.y = t_parts(a.y);
-            int launches = simt_launches();
-            cuda_igemm_args b = a;
-            if (k.parts & IN_PLACE) {
-                memcpy(a.y.p, a.res.p, (size_t)dl_act_bytes(a.y));
-                b.res = a.y;
-            }
-            int rc = cuda_conv_hopper(nullptr, &b, &b, k.sms, way.name);
-            if (a.glu && !hop_conv_glu(way.bn)) {
-                assert_int_equal(rc, CUDA_K_UNSUPPORTED);
-                continue;
-            }
-            t_ran(k.name, rc);
-            t_compare(k.name, way.name, a.y, want);
-            assert_int_equal(simt_launches() - launches, strstr(k.name, "later") ? 2 : 1);
-            if (k.parts & PARTS) parts_ok(k, a, way);
-        }
-        simt_free_all();
-    }
+    for (const conv_case &k : cases) one(k);
     simt_cc = 80;
+}
+
+/* On a GPU whose tensor cores keep 13 bits behind the point of a sum of e4m3: positive sums of 3,072 channels
+ * are still within 2^-12. */
+static void short_sums(void **)
+{
+    const conv_case k = {"e4m3, short sums", DL_E4M3, DL_F32, 1, 1, 17, 3072, 24, 1, 1, DL_NONE, POSITIVE, 0, 1};
+    const double before = u_sum;
+    simt_cc = 90, u_sum = 0x1p-12, simt_e4m3_sum_bits = 13;
+    one(k);
+    simt_cc = 80, u_sum = before, simt_e4m3_sum_bits = 23;
 }
 
 /* ---- plans ---- */
@@ -209,6 +242,13 @@ static void boxes(void **)
                     assert_true(s.w * stride <= 256 && s.h * stride <= 256);
                     assert_int_equal(hop_sets_fit(v, s), whole_sets(v, s));
                     assert_true(hop_boxes(v, s) * 8 <= hop_boxes(v, b) * 9);
+                }
+    for (int w = 4; w <= 40; w += 4)
+        for (int h = 2; h <= 16; h += 2)
+            for (int bw = 1; bw <= 128; bw *= 2)
+                for (int bh = 1; bw * bh <= 128; bh *= 2) {
+                    hop_box v = {w, h, 3}, b = {bw, bh, 128 / bw / bh};
+                    assert_int_equal(hop_sets_fit(v, b), whole_sets(v, b));
                 }
     hop_box line = {1000, 1, 1}, tiny = {4, 4, 8}, b = hop_box_of(line, 256, 1, false);
     assert_true(b.w == 256 && b.h == 1 && b.n == 1);
@@ -250,6 +290,18 @@ static void plans(void **)
     assert_true(n > 0);
     for (int i = 0; i < n; i++) assert_null(strstr(way[i], "160"));
 
+    b = a, b.x.t = DL_E4M3, b.k = 1;
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0); /* without scales */
+    b.row_scale = b.col_scale = (const float *)a.w;
+    n = cuda_conv_hopper_ways(&b, 132, way);
+    assert_true(n > 0);
+    for (int i = 0; i < n; i++) assert_non_null(strstr(way[i], "e4m3"));
+    assert_int_equal(cuda_conv_hopper(nullptr, &b, &b, 1, "wgmma 128x128"), CUDA_K_UNSUPPORTED);
+    b.k = 3;
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+    b = a, b.row_scale = b.col_scale = (const float *)a.w;
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+
     /* What looks best: large tiles for many pixels; small tiles for little work, where the others are hopeless. */
     a.x = t_act(DL_F16, 1, 1, 1, 320, 0), a.y = a.x;
     a.x.w = a.y.w = a.x.h = a.y.h = 128, a.x.n = a.y.n = 4, a.x.rs = a.y.rs = 128 * 128 * 320;
@@ -267,6 +319,7 @@ int main(void)
         cmocka_unit_test(boxes),
         cmocka_unit_test_teardown(plans, t_clear),
         cmocka_unit_test_teardown(every_way, t_clear),
+        cmocka_unit_test_teardown(short_sums, t_clear),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -2,7 +2,8 @@
  *
  * tests/simt/hopper.h declares the same names for the host. Shared memory is known by its 32-bit addresses alone:
  * what TMA writes and wgmma reads, nothing else touches, so that no fence between their proxy and the plain one is
- * needed; what threads exchange (dl_put, dl_get) lies elsewhere. Source: PTX ISA 9.0: mbarrier, cp.async.bulk.tensor, wgmma, setmaxnreg, barrier.
+ * needed; what threads exchange (dl_put, dl_get) lies elsewhere. Source: PTX ISA 9.0: mbarrier, cp.async.bulk.tensor,
+ * wgmma, setmaxnreg, barrier.
  *
  * wgmma is asynchronous: between its issue and dl_wgmma_wait its accumulators and register operands belong to the
  * tensor cores. The compiler does not know that a wait changes accumulators: dl_hold after a wait keeps what reads them
@@ -34,8 +35,10 @@ static inline int dl_tensor_map_make(void *encode, dl_tensor_map *map, const str
     for (int i = 0; i < 4; i++) dim[i] = m->dim[i], box[i] = m->box[i], step[i] = m->step[i];
     for (int i = 0; i < 3; i++) stride[i] = m->stride[i];
     return (int)reinterpret_cast<encode_fn>(encode)(
-        map, m->t == DL_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, m->base, dim,
-        stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+        map, m->t == DL_E4M3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+             : m->t == DL_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                              : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        4, m->base, dim, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
         CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
@@ -150,7 +153,7 @@ template <int N> __device__ __forceinline__ void dl_hold(uint32_t *a)
     for (int i = 0; i < N; i++) asm volatile("" : "+r"(a[i]) :: "memory");
 }
 
-/* m64nNk16, sums in f32, d [N / 2] a thread: d = A B + (add ? d : 0).
+/* m64nNk16 (e4m3: k32, sums perhaps shorter than f32), sums in f32, d [N / 2] a thread: d = A B + (add ? d : 0).
  * ss: A and B K-major in shared memory. rs: A in registers, B MN-major. Descriptors: hopper/layout.h. */
 template <class T, int N> __device__ __forceinline__ void dl_wgmma_ss(float *d, uint64_t a, uint64_t b, int add);
 template <class T, int N>
@@ -268,6 +271,47 @@ template <> __device__ __forceinline__ void dl_wgmma_rs<T, 128>(float *d, const 
 DL_WGMMAS(dl_half, "f16")
 DL_WGMMAS(dl_bf16, "bf16")
 #undef DL_WGMMAS
+#define DL_R16(d, i) DL_R8(d, i), DL_R8(d, i + 8)
+template <> __device__ __forceinline__ void dl_wgmma_ss<dl_e4m3, 128>(float *d, uint64_t a, uint64_t b, int add)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+                 "}, %64, %65, p, 1, 1;\n}"
+                 : DL_R16(d, 0), DL_R16(d, 16), DL_R16(d, 32), DL_R16(d, 48)
+                 : "l"(a), "l"(b), "r"(add));
+}
+template <> __device__ __forceinline__ void dl_wgmma_ss<dl_e4m3, 160>(float *d, uint64_t a, uint64_t b, int add)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %82, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n160k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+                 "}, %80, %81, p, 1, 1;\n}"
+                 : DL_R16(d, 0), DL_R16(d, 16), DL_R16(d, 32), DL_R16(d, 48), DL_R16(d, 64)
+                 : "l"(a), "l"(b), "r"(add));
+}
+template <> __device__ __forceinline__ void dl_wgmma_ss<dl_e4m3, 192>(float *d, uint64_t a, uint64_t b, int add)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+                 "}, %96, %97, p, 1, 1;\n}"
+                 : DL_R16(d, 0), DL_R16(d, 16), DL_R16(d, 32), DL_R16(d, 48), DL_R16(d, 64), DL_R16(d, 80)
+                 : "l"(a), "l"(b), "r"(add));
+}
+#undef DL_R16
 #undef DL_R8
 #undef DL_R4
 

@@ -1,7 +1,9 @@
 /* hopper/conv.cu: matrix products and convolutions for compute capability 9.0: wgmma, TMA, specialised warps.
  *
- * Computes: cuda_igemm (igemm.h), epilogue and GLU included, for odd and even k, stride 1 and 2, enlargement by 2.
- * Needs: sm_90a; f16 or bf16 x, channels of x and y multiples of 8, everything on 16 bytes (conv_plan.h).
+ * Computes: cuda_igemm (igemm.h), epilogue, GLU and parts included, for odd and even k, stride 1 and 2, enlargement by
+ *     2; of e4m3 with k = 1.
+ * Needs: sm_90a; f16, bf16 or e4m3 x, channels of x and y multiples of 8 (of e4m3 x: 16), everything on 16 bytes
+ *     (conv_plan.h).
  * How: the product of output pixels and weights, 64 channels of one tap at a time. The pixels of a tile are a box of
  *     the image, which a tap moves by a pixel; TMA fills zeros where it leaves the image, which is the padding. A
  *     block has three warpgroups and takes tiles from a list. One thread of warpgroup 0 loads pixels and weights
@@ -9,22 +11,26 @@
  *     group of products in flight while the stage before is freed. Either both work on one tile, or each has its own
  *     and they take turns (2x): while one stores, the other has the tensor cores. With GLU a tile's columns are BN / 2
  *     values and their gates, by two copies of TMA, so that one product makes both and a thread holds the pairs. Sums
- *     go to the epilogue by 8 neighbouring channels (16 bytes), for which four threads of a row exchange theirs by
- *     shuffles: shared memory is all for stages, and the next tile's loads go on meanwhile.
+ *     go from registers to the epilogue (conv_store.cuh): shared memory is all for stages, and the next tile's loads go
+ *     on meanwhile. Of e4m3 a step is 128 channels, whose sums are added to others in registers (hop_conv_short).
  * Budget: one block a multiprocessor; 240 registers for each of the 256 computing threads, of which `sums` are sums,
  *     and 24 for the 128 others. For 64 channels of a tap (wgmma: 2,048 products a cycle) a tile takes cycles, and
  *     bytes a cycle out of the second-level cache and of shared memory (operands of each product, and what TMA
  *     writes):
  *
- *                     stages   shared memory   cycles   cache   shared memory   sums
+ *                     stages   shared memory   cycles   cache   shared memory   sums (e4m3: and a step's)
  *       256 x 160     4        209.3 KB         1,280      42             131    160
- *       128 x 256     4        193.3 KB         1,024      48             128    128
- *       256 x 128     4        193.3 KB         1,024      48             144    128
- *       128 x 160     6        217.3 KB           640      58             147     80
- *       128 x 128     7        225.3 KB           512      64             160     64
+ *       128 x 256     4        194.8 KB         1,024      48             128    128
+ *       128 x 192     5        202.8 KB           768      53             139     96 + 96, e4m3 alone
+ *       256 x 128     4        193.3 KB         1,024      48             144    128 + 64
+ *       128 x 160     6        218.8 KB           640      58             147     80 + 80
+ *       128 x 128     7        226.8 KB           512      64             160     64 + 64
  *       2x128x160     6        217.3 KB           640      58             147    160
  *       2x128x128     7        225.3 KB           512      64             160    128
  *
+ *     Of e4m3 the same for 128 channels. The end of a tile is 2 M BN / 32 rounds of some 300 instructions a warp with
+ *     bias, residual and parts: 20 for 256 x 160, where two warps a scheduler take 12,000 cycles, beside 57,600 of the
+ *     products of 3 x 3 x 320 channels; by turns it is beside the other team's products.
  *     Shared memory gives 128 bytes a cycle, and plain reads get some 45 out of the cache; copies of one tile by
  *     several multiprocessors may meet there. What bounds which shape is for measurement to say.
  * Speed: compiled and inspected, never run on a GPU. The source runs in tests/simt, TMA, mbarriers and wgmma emulated.
@@ -37,9 +43,17 @@
 
 #include <string.h>
 
+template <class T> struct hop_conv_type {
+    enum { E4M3 = 0 };
+};
+template <> struct hop_conv_type<dl_e4m3> {
+    enum { E4M3 = 1 };
+};
+
 template <class T_, int TEAMS_, int M_, int BN_, int STAGES_> struct hop_conv_cfg {
     typedef T_ T;
     enum {
+        E4M3 = hop_conv_type<T>::E4M3, PANEL = E4M3 ? HOP_ROW : HOP_ROW / 2, /* channels of a step */
         TEAMS = TEAMS_, GROUPS = HOP_GROUPS / TEAMS, /* warpgroups of a team */
         M = M_, BM = 64 * GROUPS * M,                /* products of 64 pixels that a warpgroup makes at once */
         BN = BN_, STAGES = STAGES_, GLU = hop_conv_glu(BN), SUMS = M * BN / 2, /* of a thread */
@@ -67,14 +81,6 @@ __device__ __forceinline__ hop_conv_tile hop_conv_tile_of(const hop_conv_params 
     return t;
 }
 
-/* A tile here and now: its divisions must not move behind the products, where the other team waits for its turn. */
-__device__ __forceinline__ hop_conv_tile hop_conv_uniform(hop_conv_tile t)
-{
-    t.x = dl_uniform(t.x), t.y = dl_uniform(t.y), t.n = dl_uniform(t.n), t.c = dl_uniform(t.c);
-    t.fx = dl_uniform(t.fx), t.fy = dl_uniform(t.fy);
-    return t;
-}
-
 template <class C>
 __device__ __forceinline__ void hop_conv_load(const hop_conv_params &a, uint32_t stages, uint32_t bars,
                                               const dl_tensor_map *mx, const dl_tensor_map *mw)
@@ -92,19 +98,43 @@ __device__ __forceinline__ void hop_conv_load(const hop_conv_params &a, uint32_t
                 uint32_t full = bars + (uint32_t)stage * 16, to = stages + (uint32_t)stage * C::STAGE_BYTES;
                 dl_mbar_wait(full + 8, freed);
                 dl_mbar_expect(full, C::STAGE_BYTES);
-                dl_tma_load(to, mx, full, s * HOP_PANEL, x, y, at.n);
+                dl_tma_load(to, mx, full, s * C::PANEL, x, y, at.n);
                 to += C::X_BYTES;
-                dl_tma_load(to, mw, full, s * HOP_PANEL, tap, at.c, 0);
+                dl_tma_load(to, mw, full, s * C::PANEL, tap, at.c, 0);
                 if (C::GLU && a.e.glu)
-                    dl_tma_load(to + C::W_BYTES / 2, mw, full, s * HOP_PANEL, tap, a.e.y.c + at.c, 0);
+                    dl_tma_load(to + C::W_BYTES / 2, mw, full, s * C::PANEL, tap, a.e.y.c + at.c, 0);
                 if (++stage == C::STAGES) stage = 0, freed ^= 1;
             }
         }
     }
 }
 
+/* One stage of e4m3: sums += its products. The tensor cores keep some 14 bits of a sum (DeepSeek-V3, arXiv:2412.19437,
+ * section 3.3.2), so those of 128 channels go to `sums` by additions, beside which the other warpgroup multiplies. */
+template <class C>
+__device__ __forceinline__ void hop_conv_short(float sums[C::SUMS], uint32_t x, int first, uint32_t freed)
+{
+    float part[C::BN / 2]; /* of nothing at first: the first product does not add */
+#pragma unroll
+    for (int m = 0; m < C::M; m++) {
+        dl_wgmma_fence();
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            dl_wgmma_ss<typename C::T, C::BN>(part, hop_desc_k_every(C::M, x, (uint32_t)(first + m * 8), c),
+                                              hop_desc_k(x + C::X_BYTES, C::BN, 0, c), c > 0);
+        dl_wgmma_commit();
+        dl_wgmma_wait<0>();
+        dl_hold<C::BN / 2>(part);
+        if (m == C::M - 1 && threadIdx.x % 32 == 0) dl_mbar_arrive(freed);
+#pragma unroll
+        for (int i = 0; i < C::BN / 2; i++) sums[m * (C::BN / 2) + i] += part[i];
+    }
+}
+
 /* A computing warpgroup, one of a team's. Turns: the second team's wait for its first stage must not begin before the
- * first team's for its last has ended, for an mbarrier tells only a phase from the next. */
+ * first team's for its last has ended, for an mbarrier tells only a phase from the next. A tile's place takes divisions,
+ * some 500 cycles: they stand beside the last products; with turns beside the first, as the other team waits for the last
+ * to be issued. */
 template <class C>
 __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint32_t stages, uint32_t bars, int team,
                                                  int group)
@@ -121,13 +151,18 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
 #pragma unroll
         for (int i = 0; i < C::SUMS; i++) sums[i] = 0;
         dl_hold<C::SUMS>(sums);
-        const hop_conv_tile at = hop_conv_uniform(hop_conv_tile_of(a, work));
+        hop_conv_tile at;
         if (C::TEAMS == 2) dl_bar_sync(mine, turn);
 #pragma unroll 1
         for (int k = 0; k < a.steps; k++, use++) {
             int stage = use % C::STAGES;
             uint32_t x = stages + (uint32_t)stage * C::STAGE_BYTES;
             dl_mbar_wait(bars + (uint32_t)stage * 16, use / C::STAGES & 1);
+            if constexpr (C::E4M3) {
+                if (k == a.steps - 1) at = hop_conv_tile_of(a, work);
+                hop_conv_short<C>(sums, x, first, bars + (uint32_t)stage * 16 + 8);
+                continue;
+            }
             dl_wgmma_fence();
 #pragma unroll
             for (int c = 0; c < 4 * C::M; c++)
@@ -135,13 +170,16 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
                                                   hop_desc_k_every(C::M, x, (uint32_t)(first + c % C::M * 8), c / C::M),
                                                   hop_desc_k(x + C::X_BYTES, C::BN, 0, c / C::M), 1);
             dl_wgmma_commit();
+            if (k == (C::TEAMS == 1 ? a.steps - 1 : 0)) at = hop_conv_tile_of(a, work);
             dl_wgmma_wait<1>();
             if (lane == 0 && k > 0) dl_mbar_arrive(bars + (uint32_t)((use - 1) % C::STAGES) * 16 + 8);
         }
         if (C::TEAMS == 2) dl_bar_arrive(other, turn);
-        dl_wgmma_wait<0>();
-        if (lane == 0) dl_mbar_arrive(bars + (uint32_t)((use - 1) % C::STAGES) * 16 + 8);
-        dl_hold<C::SUMS>(sums);
+        if constexpr (!C::E4M3) {
+            dl_wgmma_wait<0>();
+            if (lane == 0) dl_mbar_arrive(bars + (uint32_t)((use - 1) % C::STAGES) * 16 + 8);
+            dl_hold<C::SUMS>(sums);
+        }
         hop_store<C>(a, sums, first + thread / 32 * 16 * C::M, at, step, &pair);
     }
     if (C::TEAMS == 2 && work - (int)gridDim.x < a.work) dl_bar_sync(mine, turn); /* the last turn is taken as well */
@@ -181,10 +219,11 @@ static int hop_conv_run(struct CUstream_st *stream, const cuda_igemm_args &a, vo
     dl_tensor_map mx, mw;
     if (dl_tensor_map_make(encode, &mx, &hx) || dl_tensor_map_make(encode, &mw, &hw)) return CUDA_K_UNSUPPORTED;
     p.e.y = a.y, p.e.bias = a.bias, p.e.fn = a.fn, p.e.glu = a.glu, p.e.add = a.add, p.e.gate = a.gate, p.e.res = a.res;
+    p.e.row_scale = a.row_scale, p.e.col_scale = a.col_scale;
     p.e.scale = a.scale != 0 ? a.scale : 1, p.e.step = a.step;
     p.k = a.k, p.stride = a.stride, p.phases = a.up ? 4 : 1;
     p.across = hop_ratio(p.v.w, p.box.w), p.down = hop_ratio(p.v.h, p.box.h), p.deep = hop_ratio(p.v.n, p.box.n);
-    p.width = a.glu ? C::BN / 2 : C::BN, p.columns = hop_ratio(a.y.c, p.width), p.slices = hop_ratio(a.x.c, HOP_PANEL);
+    p.width = a.glu ? C::BN / 2 : C::BN, p.columns = hop_ratio(a.y.c, p.width), p.slices = hop_ratio(a.x.c, C::PANEL);
     p.steps = a.k * a.k * p.slices, p.pixels = a.y.h * a.y.w;
     p.work = p.across * p.down * p.deep * p.columns * p.phases;
     const bool later = a.y.parts && !hop_conv_sets(&a, p.box);
@@ -197,7 +236,7 @@ static int hop_conv_run(struct CUstream_st *stream, const cuda_igemm_args &a, vo
 template <class T, int WAY>
 static int hop_conv_by(struct CUstream_st *s, const cuda_igemm_args &a, void *encode, int sms)
 {
-    constexpr hop_conv_way w = hop_conv_ways[WAY];
+    constexpr hop_conv_way w = hop_conv_type<T>::E4M3 ? hop_e4m3_ways[WAY] : hop_conv_ways[WAY];
     return hop_conv_run<hop_conv_cfg<T, w.teams, w.m, w.bn, w.stages>>(s, a, encode, sms);
 }
 
@@ -215,13 +254,23 @@ static int hop_conv_pick(struct CUstream_st *s, const cuda_igemm_args &a, void *
     }
 }
 
+static int hop_e4m3_pick(struct CUstream_st *s, const cuda_igemm_args &a, void *encode, int sms, int way)
+{
+    switch (way) {
+    case 0: return hop_conv_by<dl_e4m3, 0>(s, a, encode, sms);
+    case 1: return hop_conv_by<dl_e4m3, 1>(s, a, encode, sms);
+    case 2: return hop_conv_by<dl_e4m3, 2>(s, a, encode, sms);
+    default: return hop_conv_by<dl_e4m3, 3>(s, a, encode, sms);
+    }
+}
+
 int cuda_conv_hopper_ways(const struct cuda_igemm_args *a, int sms, const char *way[CUDA_CONV_HOPPER_WAYS])
 {
     double cost[CUDA_CONV_HOPPER_WAYS];
-    int n = 0;
+    int all, n = 0;
+    const hop_conv_way *w = hop_ways_of(a, &all);
     if (!hop_conv_serves(a) || sms < 1) return 0;
-    for (int i = 0; i < CUDA_CONV_HOPPER_WAYS; i++) {
-        const hop_conv_way *w = &hop_conv_ways[i];
+    for (int i = 0; i < all; i++, w++) {
         if (a->glu && !hop_conv_glu(w->bn)) continue;
         double c = hop_conv_cost(a, w, sms);
         int at = n++;
@@ -234,10 +283,13 @@ int cuda_conv_hopper_ways(const struct cuda_igemm_args *a, int sms, const char *
 
 int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, void *encode, int sms, const char *way)
 {
+    int all;
+    const hop_conv_way *w = hop_ways_of(a, &all);
     if (!hop_conv_serves(a) || !encode || sms < 1) return CUDA_K_UNSUPPORTED;
-    for (int i = 0; i < CUDA_CONV_HOPPER_WAYS; i++) {
-        if (strcmp(hop_conv_ways[i].name, way)) continue;
-        if (a->glu && !hop_conv_glu(hop_conv_ways[i].bn)) break;
+    for (int i = 0; i < all; i++, w++) {
+        if (strcmp(w->name, way)) continue;
+        if (a->glu && !hop_conv_glu(w->bn)) break;
+        if (a->x.t == DL_E4M3) return hop_e4m3_pick(s, *a, encode, sms, i);
         return a->x.t == DL_F16 ? hop_conv_pick<dl_half>(s, *a, encode, sms, i)
                                 : hop_conv_pick<dl_bf16>(s, *a, encode, sms, i);
     }

@@ -28,6 +28,20 @@ static constexpr hop_conv_way hop_conv_ways[CUDA_CONV_HOPPER_WAYS] = {
     {"wgmma 2x128x128", 2, 2, 128, 7},
 };
 
+/* Of e4m3: a thread holds the sums of one step of one product beside its own, to which it adds them while the other
+ * warpgroup multiplies. */
+enum { HOP_E4M3_WAYS = 4 };
+static constexpr hop_conv_way hop_e4m3_ways[HOP_E4M3_WAYS] = {
+    {"wgmma e4m3 256x128", 1, 2, 128, 4}, {"wgmma e4m3 128x192", 1, 1, 192, 5}, {"wgmma e4m3 128x160", 1, 1, 160, 6},
+    {"wgmma e4m3 128x128", 1, 1, 128, 7},
+};
+
+static inline const hop_conv_way *hop_ways_of(const struct cuda_igemm_args *a, int *n)
+{
+    *n = a->x.t == DL_E4M3 ? (int)HOP_E4M3_WAYS : (int)CUDA_CONV_HOPPER_WAYS;
+    return a->x.t == DL_E4M3 ? hop_e4m3_ways : hop_conv_ways;
+}
+
 /* Pixels of a tile. */
 static constexpr int hop_conv_bm(const hop_conv_way *way) { return 64 * HOP_GROUPS / way->teams * way->m; }
 
@@ -40,6 +54,8 @@ static inline int hop_bits(int power) /* of two: its exponent */
     while (1 << bits < power) bits++;
     return bits;
 }
+/* Channels of a row of shared memory, and of a step. */
+static inline int hop_panel(int t) { return (int)(HOP_ROW / dl_type_bytes(t)); }
 static inline int hop_ratio(int64_t a, int64_t b) { return (int)((a + b - 1) / b); }
 
 /* Pixels as tiles see them: n images of w x h. */
@@ -118,14 +134,15 @@ static inline int64_t hop_conv_tiles(const struct cuda_igemm_args *a, const hop_
 static inline hop_map hop_map_image(const struct cuda_igemm_args *a, hop_box box)
 {
     const dl_act *x = &a->x;
+    const uint64_t size = (uint64_t)dl_type_bytes(x->t);
     hop_box v = {x->w, x->h, x->n};
     hop_map m;
     if (hop_conv_flat(a)) v = hop_conv_pixels(a);
     m.base = x->p, m.t = x->t;
     m.dim[0] = (uint64_t)x->c, m.dim[1] = (uint64_t)v.w, m.dim[2] = (uint64_t)v.h, m.dim[3] = (uint64_t)v.n;
-    m.stride[0] = (uint64_t)x->ld * 2, m.stride[1] = m.stride[0] * m.dim[1];
-    m.stride[2] = v.n == 1 ? m.stride[1] * m.dim[2] : (uint64_t)x->rs * 2;
-    m.box[0] = HOP_PANEL, m.step[0] = m.step[3] = 1, m.step[1] = m.step[2] = (uint32_t)a->stride;
+    m.stride[0] = (uint64_t)x->ld * size, m.stride[1] = m.stride[0] * m.dim[1];
+    m.stride[2] = v.n == 1 ? m.stride[1] * m.dim[2] : (uint64_t)x->rs * size;
+    m.box[0] = (uint32_t)hop_panel(x->t), m.step[0] = m.step[3] = 1, m.step[1] = m.step[2] = (uint32_t)a->stride;
     m.box[1] = (uint32_t)(box.w * a->stride), m.box[2] = (uint32_t)(box.h * a->stride), m.box[3] = (uint32_t)box.n;
     return m;
 }
@@ -136,8 +153,9 @@ static inline hop_map hop_map_weight(const struct cuda_igemm_args *a, int rows)
     m.base = const_cast<void *>(a->w), m.t = a->x.t;
     m.dim[0] = (uint64_t)a->x.c, m.dim[1] = (uint64_t)(a->k * a->k), m.dim[3] = 1;
     m.dim[2] = (uint64_t)a->y.c * (a->glu ? 2 : 1);
-    m.stride[0] = m.dim[0] * 2, m.stride[1] = m.stride[0] * m.dim[1], m.stride[2] = m.stride[1] * m.dim[2];
-    m.box[0] = HOP_PANEL, m.box[1] = 1, m.box[2] = (uint32_t)rows, m.box[3] = 1;
+    m.stride[0] = m.dim[0] * (uint64_t)dl_type_bytes(m.t), m.stride[1] = m.stride[0] * m.dim[1];
+    m.stride[2] = m.stride[1] * m.dim[2];
+    m.box[0] = (uint32_t)hop_panel(m.t), m.box[1] = 1, m.box[2] = (uint32_t)rows, m.box[3] = 1;
     for (int i = 0; i < 4; i++) m.step[i] = 1;
     return m;
 }
@@ -146,10 +164,13 @@ static inline hop_map hop_map_weight(const struct cuda_igemm_args *a, int rows)
 static inline bool hop_conv_serves(const struct cuda_igemm_args *a)
 {
     const dl_act *x = &a->x, *y = &a->y;
-    if ((x->t != DL_F16 && x->t != DL_BF16) || !k_float(y->t) || x->n != y->n || a->k < 1 || a->k > 7) return false;
+    const bool e4m3 = x->t == DL_E4M3;
+    if ((x->t != DL_F16 && x->t != DL_BF16 && !e4m3) || !k_float(y->t) || x->n != y->n) return false;
+    if (a->k < 1 || a->k > 7) return false;
     if (!k_act_ok(x) || !k_act_ok(y) || !k_ptr_ok(a->w) || !k_ptr_ok(a->bias)) return false;
     if (!k_vec_ok(&a->add) || !k_vec_ok(&a->gate) || (a->glu && !hop_conv_flat(a))) return false;
     if (a->res.p && !(k_act_ok(&a->res) && k_float(a->res.t))) return false;
+    if (e4m3 != (a->row_scale && a->col_scale) || (e4m3 && !hop_conv_flat(a)) || !k_ptr_ok(a->col_scale)) return false;
     if (a->stride != 1 && (a->stride != 2 || a->up)) return false;
     if (a->up && (y->h != 2 * x->h || y->w != 2 * x->w)) return false;
     if (hop_conv_flat(a) && (y->h != x->h || y->w != x->w)) return false;
@@ -159,11 +180,11 @@ static inline bool hop_conv_serves(const struct cuda_igemm_args *a)
 }
 
 /* Cycles that a way is thought to need on so many multiprocessors, to put the ways in order and for nothing else: 2,048
- * products a cycle and multiprocessor, 48 bytes a cycle out of the second-level cache, 32 for results, which two teams
- * hide but for the last. */
+ * products a cycle and multiprocessor, twice that of e4m3, 48 bytes a cycle out of the second-level cache, 32 for
+ * results, which two teams hide but for the last. */
 static inline double hop_conv_cost(const struct cuda_igemm_args *a, const hop_conv_way *way, int sms)
 {
-    int bm = hop_conv_bm(way), steps = a->k * a->k * hop_ratio(a->x.c, HOP_PANEL);
+    int bm = hop_conv_bm(way), steps = a->k * a->k * hop_ratio(a->x.c, hop_panel(a->x.t));
     double tiles = hop_ratio(hop_conv_tiles(a, way), sms), multiply = bm * way->bn * HOP_PANEL / 2048.0,
            load = (bm + way->bn) * HOP_ROW / 48.0, store = bm * way->bn * 4 / 32.0;
     return tiles * steps * (multiply > load ? multiply : load) + (way->teams == 1 ? tiles : 1) * store;

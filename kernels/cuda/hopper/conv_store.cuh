@@ -3,7 +3,7 @@
  * A warp holds 16 M neighbouring rows of a tile: products take groups of 8 rows by turns (hop_desc_k_every), so row 8 j
  * of these is in product j % M, element 2 (j / M) of each four. Sums go out by 8 neighbouring channels (16 bytes), for
  * which the four threads of a row exchange theirs. The residual of 8 channels is fetched one round before it is used:
- * a round is some 200 instructions, of one or two warps a scheduler.
+ * a round is some 300 instructions, of one or two warps a scheduler.
  *
  * Parts (op.h): a set is 32 neighbouring rows of a tile, a small box of pixels (hop_set_w), from registers: with M = 2
  * they are a warp's own; with M = 1 two warps' have half each, and one gives the other its sums through shared memory.
@@ -26,7 +26,7 @@ struct hop_conv_params {
     int32_t k, stride, phases;  /* phases: 4 with enlargement, else 1 */
     int32_t across, down, deep; /* boxes in v */
     int32_t columns, width;     /* tiles of channels, outputs of each */
-    int32_t slices;             /* of 64 channels in a tap */
+    int32_t slices;             /* of 64 channels (e4m3: 128) in a tap */
     int32_t steps;              /* taps x slices */
     int32_t pixels;             /* of an image of y */
     int32_t work;
@@ -67,7 +67,8 @@ struct hop_store_place {
     int image, pixel;
 };
 
-__device__ __forceinline__ hop_store_place hop_store_place_of(const hop_conv_params &a, const hop_conv_tile &at, int row)
+__device__ __forceinline__ hop_store_place hop_store_place_of(const hop_conv_params &a, const hop_conv_tile &at,
+                                                              int row)
 {
     const int twice = a.phases > 1 ? 2 : 1;
     hop_box p = hop_store_row(a, at, row);
@@ -203,8 +204,8 @@ __device__ __forceinline__ hop_store_place hop_store_to(const hop_store_place &p
 
 /* The residual of that round, of 16-bit types alone: 8 f32 are more than there are registers for. */
 template <class C>
-__device__ __forceinline__ void hop_store_fetch(uint4 *res, const hop_conv_params &a, const hop_store_place &places, int c0,
-                                                int round)
+__device__ __forceinline__ void hop_store_fetch(uint4 *res, const hop_conv_params &a, const hop_store_place &places,
+                                                int c0, int round)
 {
     const hop_store_place to = hop_store_to<C>(places, round);
     const int c = c0 + round / (2 * C::M) * 32;
@@ -249,8 +250,10 @@ __device__ __forceinline__ void hop_store(const hop_conv_params &a, const float 
             hop_store_turn(g, lane);
         }
         if (to.pixel >= 0 && c < a.e.y.c) {
-            if (C::GLU || !a.e.glu) /* always; without it ptxas spills */
+            if (C::GLU || !a.e.glu) { /* always; without it ptxas spills */
+                if (C::E4M3) k_epi_scale<8>(a.e, (int64_t)to.image * a.pixels + to.pixel, c, v, g);
                 k_epi_inner<8>(a.e, step, to.image, c, v, C::GLU ? g : nullptr);
+            }
             if (a.e.res.p) hop_store_add(v, a, to, c, res);
             for (int i = 0; i < 8; i++) v[i] *= a.e.scale;
             k_store_t<8>(a.e.y.p, a.e.y.t, k_at(a.e.y, to.image, to.pixel, c), v);

@@ -26,7 +26,9 @@ const char *cuda_attn_hopper_variant(const struct cuda_attn_args *a, bool always
 /* The ways to compute a product or convolution (igemm.h), the one that is thought the fastest first and hopeless
  * ones left out; their number, 0: it is not served. A way is its name, which keeps its meaning: the pixels x columns
  * of a tile ("wgmma 256x160"; "wgmma 2x128x160": two of them by turns). Served: f16 and bf16 x with channels of x
- * and y multiples of 8, all on 16 bytes; k up to 7; stride 1 or 2; enlargement by exactly 2. sms: multiprocessors. */
+ * and y multiples of 8, all on 16 bytes; k up to 7; stride 1 or 2; enlargement by exactly 2; e4m3 x and w ("wgmma e4m3
+ * 128x192") as igemm.h says. y's parts are written where it has them: a set is a box of 32 pixels (of one phase when
+ * enlarged), or 32 pixels in a row by a pass behind the product (conv_plan.h says when). sms: multiprocessors. */
 enum { CUDA_CONV_HOPPER_WAYS = 7 };
 struct cuda_igemm_args;
 int cuda_conv_hopper_ways(const struct cuda_igemm_args *a, int sms, const char *way[CUDA_CONV_HOPPER_WAYS]);

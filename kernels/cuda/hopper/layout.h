@@ -5,7 +5,8 @@
  *
  * Source: PTX ISA 9.0, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions": register fragments,
  * shared memory matrix layout (canonical layouts, strides), matrix descriptor format; "Tensors: swizzling modes"; CUDA
- * driver API, cuTensorMapEncodeTiled. 16-bit elements throughout.
+ * driver API, cuTensorMapEncodeTiled. Elements of 16 bits; for hop_desc_k and hop_desc_k_every also of 8, as a step is
+ * 32 bytes of either.
  *
  * Tiles. Channels 64 p .. of a tile of tokens are its panel p: [tokens][64], 128 bytes a token, as TMA writes a box of
  * 64 channels x so many tokens; the panels of a tile follow each other. With the 128-byte swizzle, chunk c (16 bytes)

@@ -9,8 +9,8 @@
 #include "kernels/cuda/hopper/layout.h"
 #include "kernels/cuda/kernels.h"
 
-/* A tensor map, as cuTensorMapEncodeTiled takes it: rank 4, 16-bit elements, 128-byte swizzle, zeros outside.
- * Dimensions from the innermost. */
+/* A tensor map, as cuTensorMapEncodeTiled takes it: rank 4, elements of 16 bits or e4m3, 128-byte swizzle, zeros
+ * outside. Dimensions from the innermost. */
 struct hop_map {
     void *base;
     uint64_t dim[4];
@@ -76,7 +76,7 @@ static inline bool hop_map_ok(const struct hop_map *m)
         if (m->dim[i] < 1 || m->dim[i] > (uint64_t)1 << 32 || m->box[i] < 1 || m->box[i] > 256 || m->step[i] < 1 ||
             m->step[i] > 8)
             return false;
-    return m->box[0] * 2 <= HOP_ROW && m->step[0] == 1;
+    return m->box[0] * (uint32_t)dl_type_bytes(m->t) <= HOP_ROW && m->step[0] == 1;
 }
 
 /* Tiles of queries of one head and row; tiles of all, which the blocks share. */
