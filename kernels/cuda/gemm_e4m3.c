@@ -1,8 +1,9 @@
 /* Matrix products in e4m3 (engine/e4m3.h): x is quantised into scratch, then multiplied in one of several ways, the
- * choice among which is a race (tune.h): kernels of ours with scales and epilogue in them (igemm.h); cuBLASLt where it
- * scales by row and column itself (sm_90) and nothing but a bias follows; cuBLASLt that leaves f32 sums (gemm_sums.h).
+ * choice among which is a race (tune.h): kernels of ours with scales and epilogue in them (igemm.h, hopper/hopper.h);
+ * cuBLASLt where it scales by row and column itself (sm_90) and nothing but a bias follows; cuBLASLt that leaves f32 sums
+ * (gemm_sums.h).
  *
- * On sm_90 the library goes first: our tiles multiply in f16 there, at half the rate (igemm_e4m3.cu). */
+ * On sm_90 the portable tiles go last: they multiply in f16 there, at half the rate (igemm_e4m3.cu). */
 #include "engine/e4m3.h"
 #include "kernels/cuda/gemm_sums.h"
 #include "kernels/cuda/gemm_ways.h"
@@ -20,10 +21,11 @@ struct job {
     struct cuda_sums sums;
     struct cuda_igemm_args own;
     struct cuda_igemm_way way[CUDA_IGEMM_WAYS];
-    int kind[CUDA_WAYS]; /* of all ways: index of ours, or: */
+    const char *hopper[CUDA_WAYS]; /* name of a way, where it is the Hopper tier's */
+    int kind[CUDA_WAYS];           /* of all ways: index of ours, or: */
 };
 
-enum { WHOLE = -1, SUMS = -2 }; /* the library's */
+enum { WHOLE = -1, SUMS = -2 /* the library's */, HOPPER = -3 };
 
 static struct cuda_lt_e4m3 product(const struct job *j, int64_t row, int64_t from, int64_t m)
 {
@@ -76,6 +78,16 @@ static void offer_own(struct job *j, struct cuda_ways *w)
     for (int i = 0; i < n; i++) offer(j, w, i, j->way[i].name, j->way[i].scratch_bytes);
 }
 
+static void offer_hopper(struct job *j, struct cuda_ways *w)
+{
+    const char *name[CUDA_WAYS];
+    int n = cuda_tier_conv(j->r->ctx, &j->own, name);
+    for (int i = 0; i < n; i++) {
+        j->hopper[w->n] = name[i];
+        offer(j, w, HOPPER, name[i], 0);
+    }
+}
+
 static void offer_library(struct job *j, struct cuda_ways *w)
 {
     if (j->r->ctx->opts.no_libraries) return;
@@ -91,11 +103,10 @@ static int go(void *user, int i, dl_act y)
 {
     struct job *j = user;
     struct dl_ctx *c = j->r->ctx;
-    if (j->kind[i] >= 0) {
-        struct cuda_igemm_args a = j->own;
-        a.y = y;
-        return cuda_igemm(c->stream, &a, &j->way[j->kind[i]], j->scratch);
-    }
+    struct cuda_igemm_args a = j->own;
+    a.y = y;
+    if (j->kind[i] >= 0) return cuda_igemm(c->stream, &a, &j->way[j->kind[i]], j->scratch);
+    if (j->kind[i] == HOPPER) return cuda_tier_conv_run(c, &a, j->hopper[i]);
     if (j->kind[i] == SUMS) {
         struct dl_gemm g = *j->a;
         struct cuda_sums s = j->sums;
@@ -143,12 +154,11 @@ void cuda_gemm_e4m3(struct dl_run *r, const struct dl_gemm *a)
         .r = r, .a = a, .out = j.out, .row_scale = sx, .col_scale = j.sw, .product = sums, .user = &j};
     if (a->e.bias) j.sums.bias = cuda_w_wide(r, a->e.bias, DL_BF16);
     j.own = own_args(&j);
-    if (r->ctx->cc == 90) {
+    offer_hopper(&j, &ways);
+    if (!ways.n || !r->ctx->hopper_always) {
+        if (r->ctx->cc != 90) offer_own(&j, &ways);
         offer_library(&j, &ways);
-        offer_own(&j, &ways);
-    } else {
-        offer_own(&j, &ways);
-        offer_library(&j, &ways);
+        if (r->ctx->cc == 90) offer_own(&j, &ways);
     }
     if (j.scratch_bytes) j.scratch = dl_arena_hi(&r->arena, j.scratch_bytes);
     if (cuda_live(r)) j.own.step = cuda_step(r);

@@ -286,6 +286,7 @@ int cuda_conv_hopper(struct CUstream_st *s, const struct cuda_igemm_args *a, voi
     int all;
     const hop_conv_way *w = hop_ways_of(a, &all);
     if (!hop_conv_serves(a) || !encode || sms < 1) return CUDA_K_UNSUPPORTED;
+    if ((a->x.t == DL_E4M3) != (a->row_scale && a->col_scale)) return CUDA_K_UNSUPPORTED;
     for (int i = 0; i < all; i++, w++) {
         if (strcmp(w->name, way)) continue;
         if (a->glu && !hop_conv_glu(w->bn)) break;

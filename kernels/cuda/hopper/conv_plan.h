@@ -170,7 +170,7 @@ static inline bool hop_conv_serves(const struct cuda_igemm_args *a)
     if (!k_act_ok(x) || !k_act_ok(y) || !k_ptr_ok(a->w) || !k_ptr_ok(a->bias)) return false;
     if (!k_vec_ok(&a->add) || !k_vec_ok(&a->gate) || (a->glu && !hop_conv_flat(a))) return false;
     if (a->res.p && !(k_act_ok(&a->res) && k_float(a->res.t))) return false;
-    if (e4m3 != (a->row_scale && a->col_scale) || (e4m3 && !hop_conv_flat(a)) || !k_ptr_ok(a->col_scale)) return false;
+    if ((e4m3 && !hop_conv_flat(a)) || !k_ptr_ok(a->col_scale)) return false;
     if (a->stride != 1 && (a->stride != 2 || a->up)) return false;
     if (a->up && (y->h != 2 * x->h || y->w != 2 * x->w)) return false;
     if (hop_conv_flat(a) && (y->h != x->h || y->w != x->w)) return false;
