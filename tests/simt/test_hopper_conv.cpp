@@ -197,6 +197,18 @@ static void every_way(void **)
     simt_cc = 80;
 }
 
+/* Images that sets do not divide have no parts, even where all of them together would. */
+static void no_sets(void **)
+{
+    const conv_case k = {"two of 48", DL_F16, DL_F16, 2, 1, 48, 16, 16, 1, 1, DL_NONE, 0, 0, 1};
+    dl_act w;
+    cuda_igemm_args a = args_of(k, &w);
+    a.y.parts = (float *)simt_alloc(4 * a.y.c * 8);
+    simt_cc = 90;
+    assert_int_equal(cuda_conv_hopper(nullptr, &a, &a, 1, "wgmma 128x128"), CUDA_K_UNSUPPORTED);
+    simt_cc = 80;
+}
+
 /* On a GPU whose tensor cores keep 13 bits behind the point of a sum of e4m3: positive sums of 3,072 channels
  * are still within 2^-12. */
 static void short_sums(void **)
@@ -320,6 +332,7 @@ int main(void)
         cmocka_unit_test(boxes),
         cmocka_unit_test_teardown(plans, t_clear),
         cmocka_unit_test_teardown(every_way, t_clear),
+        cmocka_unit_test_teardown(no_sets, t_clear),
         cmocka_unit_test_teardown(short_sums, t_clear),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
