@@ -208,4 +208,29 @@ UNUSED static val t_fn(int fn, val x)
     return fn == DL_NONE ? x : r;
 }
 
+/* What follows a product's sums s (and s2, the second half's, with glu), in struct dl_epi's order: a is a struct
+ * cuda_igemm_args or cuda_epi_args, res what its residual was before. */
+template <class A>
+UNUSED static val t_finished(const A &a, dl_act res, int step, val s, val s2, int64_t i, int64_t p, int64_t o)
+{
+    if (a.bias) {
+        s.v += (double)a.bias[o], s.e += u_acc * (fabs(s.v) + fabs((double)a.bias[o]));
+        if (a.glu) s2.v += (double)a.bias[a.y.c + o], s2.e += u_acc * (fabs(s2.v) + fabs((double)a.bias[a.y.c + o]));
+    }
+    if (a.glu) {
+        val f = t_fn(a.fn, s2);
+        s = {s.v * f.v, s.e * fabs(f.v) + f.e * fabs(s.v) + s.e * f.e + u_acc * fabs(s.v * f.v)};
+    } else {
+        s = t_fn(a.fn, s);
+    }
+    if (a.add.p) s.v += t_vec_at(a.add, step, i, o), s.e += u_acc * fabs(s.v);
+    if (a.gate.p) {
+        double g = t_vec_at(a.gate, step, i, o);
+        s.v *= g, s.e = s.e * fabs(g) + u_acc * fabs(s.v);
+    }
+    if (res.p) s.v += t_at(res, i, p, o), s.e += u_acc * fabs(s.v);
+    if (a.scale != 0) s.v *= (double)a.scale, s.e = s.e * fabs((double)a.scale) + u_acc * fabs(s.v);
+    return s;
+}
+
 #endif

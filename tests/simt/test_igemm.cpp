@@ -75,28 +75,6 @@ static val sum_at(const cuda_igemm_args &a, dl_act w, int i, int p, int o)
     return s;
 }
 
-static val finished(const cuda_igemm_args &a, dl_act res, int step, val s, val s2, int i, int p, int o)
-{
-    if (a.bias) {
-        s.v += (double)a.bias[o], s.e += u_acc * (fabs(s.v) + fabs((double)a.bias[o]));
-        if (a.glu) s2.v += (double)a.bias[a.y.c + o], s2.e += u_acc * (fabs(s2.v) + fabs((double)a.bias[a.y.c + o]));
-    }
-    if (a.glu) {
-        val f = t_fn(a.fn, s2);
-        s = {s.v * f.v, s.e * fabs(f.v) + f.e * fabs(s.v) + s.e * f.e + u_acc * fabs(s.v * f.v)};
-    } else {
-        s = t_fn(a.fn, s);
-    }
-    if (a.add.p) s.v += t_vec_at(a.add, step, i, o), s.e += u_acc * fabs(s.v);
-    if (a.gate.p) {
-        double g = t_vec_at(a.gate, step, i, o);
-        s.v *= g, s.e = s.e * fabs(g) + u_acc * fabs(s.v);
-    }
-    if (res.p) s.v += t_at(res, i, p, o), s.e += u_acc * fabs(s.v);
-    if (a.scale != 0) s.v *= (double)a.scale, s.e = s.e * fabs((double)a.scale) + u_acc * fabs(s.v);
-    return s;
-}
-
 /* x and w of a case in e4m3, and scales; a zero and a large one among those of the rows. ODD: the columns' do not lie on
  * 16 bytes. */
 static dl_act make_e4m3(const one_case &k, cuda_igemm_args &a)
@@ -138,7 +116,7 @@ static job make(const one_case &k, int t, bool e4m3)
         for (int p = 0; p < a.y.h * a.y.w; p++)
             for (int o = 0; o < a.y.c; o++) {
                 val s = sum_at(a, w, i, p, o), s2 = a.glu ? sum_at(a, w, i, p, a.y.c + o) : val();
-                j.want.push_back(finished(a, a.res, step, s, s2, i, p, o));
+                j.want.push_back(t_finished(a, a.res, step, s, s2, i, p, o));
             }
     j.y.assign((uint8_t *)a.y.p, (uint8_t *)a.y.p + dl_act_bytes(a.y));
     return j;
@@ -217,7 +195,7 @@ static void short_sums(void **)
     t_random(a.x, 250, 200), t_random(w, 250, 200);
     u_sum = 0x1p-13, simt_e4m3_sum_bits = 13;
     for (int p = 0; p < k.w; p++)
-        for (int o = 0; o < k.out; o++) j.want.push_back(finished(a, a.res, 0, sum_at(a, w, 0, p, o), val(), 0, p, o));
+        for (int o = 0; o < k.out; o++) j.want.push_back(t_finished(a, a.res, 0, sum_at(a, w, 0, p, o), val(), 0, p, o));
     j.y.assign((uint8_t *)a.y.p, (uint8_t *)a.y.p + dl_act_bytes(a.y));
     for (int tile = 0; tile < igemm_e4m3_tiles_n; tile++) {
         cuda_igemm_way way;

@@ -40,23 +40,8 @@ static void epilogues(void **)
         for (int i = 0; i < k.n; i++)
             for (int p = 0; p < k.h * k.w; p++)
                 for (int c = 0; c < k.c; c++) {
-                    double b = a.bias ? (double)a.bias[c] : 0, x = t_at(a.x, i, p, c);
-                    val s = {x + b, u_acc * (fabs(x) + fabs(b))};
-                    if (a.glu) {
-                        double b2 = a.bias ? (double)a.bias[k.c + c] : 0, x2 = t_at(a.x, i, p, k.c + c);
-                        val f = t_fn(k.fn, {x2 + b2, u_acc * (fabs(x2) + fabs(b2))});
-                        s = {s.v * f.v, s.e * fabs(f.v) + f.e * fabs(s.v) + u_acc * fabs(s.v * f.v)};
-                    } else {
-                        s = t_fn(k.fn, s);
-                    }
-                    if (a.add.p) s.v += t_vec_at(a.add, step, i, c), s.e += u_acc * fabs(s.v);
-                    if (a.gate.p) {
-                        double g = t_vec_at(a.gate, step, i, c);
-                        s.v *= g, s.e = s.e * fabs(g) + u_acc * fabs(s.v);
-                    }
-                    if (a.res.p) s.v += t_at(a.res, i, p, c), s.e += u_acc * fabs(s.v);
-                    if (k.scale != 0) s.v *= (double)k.scale, s.e = s.e * (double)k.scale + u_acc * fabs(s.v);
-                    want.push_back(s);
+                    val x = {t_at(a.x, i, p, c), 0}, x2 = {a.glu ? t_at(a.x, i, p, k.c + c) : 0, 0};
+                    want.push_back(t_finished(a, a.res, step, x, x2, i, p, c));
                 }
         t_ran(k.name, cuda_epi(nullptr, &a));
         t_compare(k.name, "epi", a.y, want);

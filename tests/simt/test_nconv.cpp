@@ -86,20 +86,6 @@ static val sum_at(const cuda_igemm_args &a, const std::vector<val> &in, int64_t 
     return s;
 }
 
-static val epilogue(const cuda_igemm_args &a, int step, val s, int64_t i, int64_t p, int64_t o)
-{
-    if (a.bias) s.v += (double)a.bias[o], s.e += u_acc * (fabs(s.v) + fabs((double)a.bias[o]));
-    s = t_fn(a.fn, s);
-    if (a.add.p) s.v += t_vec_at(a.add, step, i, o), s.e += u_acc * fabs(s.v);
-    if (a.gate.p) {
-        double g = t_vec_at(a.gate, step, i, o);
-        s.v *= g, s.e = s.e * fabs(g) + u_acc * fabs(s.v);
-    }
-    if (a.res.p) s.v += t_at(a.res, i, p, o), s.e += u_acc * fabs(s.v);
-    if (a.scale != 0) s.v *= (double)a.scale, s.e = s.e * (double)a.scale + u_acc * fabs(s.v);
-    return s;
-}
-
 static cuda_nconv_args args_of(const nconv_case &k, int step)
 {
     cuda_nconv_args a = cuda_nconv_args();
@@ -167,7 +153,8 @@ static void case_holds(const nconv_case &k)
     for (int i = 0; i < k.n; i++)
         for (int p = 0; p < a.c.y.h * a.c.y.w; p++)
             for (int o = 0; o < k.out; o++)
-                want.push_back(epilogue(a.c, step, sum_at(a.c, in, i, p / a.c.y.w, p % a.c.y.w, o), i, p, o));
+                want.push_back(t_finished(a.c, a.c.res, step, sum_at(a.c, in, i, p / a.c.y.w, p % a.c.y.w, o), val(), i, p,
+                                          o));
     cuda_nconv_way ways[CUDA_NCONV_WAYS];
     const int n = cuda_nconv_ways(&a, ways);
     assert_true(n > 0);
