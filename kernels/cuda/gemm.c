@@ -7,8 +7,11 @@
 #include "engine/e4m3.h"
 #include "kernels/cuda/gemm_sums.h"
 #include "kernels/cuda/gemm_ways.h"
+#include "kernels/cuda/hopper/hopper.h"
 #include "kernels/cuda/igemm.h"
 #include "kernels/cuda/nconv.h"
+
+_Static_assert(CUDA_IGEMM_WAYS + CUDA_NCONV_WAYS + CUDA_CONV_HOPPER_WAYS + 1 <= CUDA_WAYS, "room for all");
 
 enum kind { OWN, HOPPER, NORM_ON_LOAD, LIBRARY, LIBRARY_WHOLE };
 
@@ -36,19 +39,18 @@ static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* ---- the ways ---- */
 
-static void offer(struct product *p, enum kind kind, const char *name, int64_t scratch_bytes)
+static struct way *offer(struct product *p, enum kind kind, const char *name, int64_t scratch_bytes)
 {
-    if (p->n < CUDA_WAYS) p->way[p->n++] = (struct way){.kind = kind, .name = name, .scratch_bytes = scratch_bytes};
+    struct way *w = &p->way[p->n++];
+    *w = (struct way){.kind = kind, .name = name, .scratch_bytes = scratch_bytes};
+    return w;
 }
 
 static void offer_own(struct product *p, const struct cuda_igemm_args *a)
 {
     struct cuda_igemm_way own[CUDA_IGEMM_WAYS];
     int n = cuda_igemm_ways(a, p->r->ctx->sms, own);
-    for (int i = 0; i < n; i++) {
-        offer(p, OWN, own[i].name, own[i].scratch_bytes);
-        if (p->way[p->n - 1].kind == OWN) p->way[p->n - 1].own = own[i];
-    }
+    for (int i = 0; i < n; i++) offer(p, OWN, own[i].name, own[i].scratch_bytes)->own = own[i];
 }
 
 static void offer_norm_on_load(struct product *p)
