@@ -7,28 +7,13 @@
 
 #include "kernels/cpu/cpu.h"
 #include "loaders/st_write.h"
-#include "tests/unit/folder.h"
+#include "tests/unit/root.h"
 #include "tools/bench/check.h"
 #include "tools/bench/clock.h"
 #include "tools/bench/devices.h"
 #include "tools/bench/model.h"
 
 #include <math.h>
-
-static char root[FOLDER_PATH];
-
-static int setup(void **state)
-{
-    (void)state;
-    return folder_make(root);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    folder_remove(root);
-    return 0;
-}
 
 static const struct device card = {
     .f32 = 10, .f16 = 100, .bf16 = 50, .gb_per_s = 1000, .memory_gib = 24, .launch_us = 2};
@@ -513,5 +498,5 @@ int main(void)
         cmocka_unit_test(test_recorded_rounds),
         cmocka_unit_test(test_median),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, root_make, root_remove);
 }

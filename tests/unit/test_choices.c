@@ -1,13 +1,11 @@
 /* Choices by measurement on their way through a manifest: from a backend, into the file, to another backend. */
 #include "lens/choices.h"
-#include "tests/unit/folder.h"
+#include "tests/unit/root.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
-
-static char root[FOLDER_PATH];
 
 /* Stands for a backend's state: what it was told to choose. */
 struct dl_ctx {
@@ -31,19 +29,6 @@ static void tell(struct dl_ctx *c, void (*each)(void *user, const char *what, co
 }
 
 static const struct dl_backend measuring = {.name = "fake", .choices = tell, .choose = choose}, plain = {.name = "cpu"};
-
-static int setup(void **state)
-{
-    (void)state;
-    return folder_make(root);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    folder_remove(root);
-    return 0;
-}
 
 /* A sweep in `dir` on that backend, of no images; `run` is what its manifest begins with. */
 static void sweep(const char *dir, const struct dl_backend *be, struct dl_ctx *c, json_t *run)
@@ -134,5 +119,5 @@ static void refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(through_a_manifest), cmocka_unit_test(refused)};
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, root_make, root_remove);
 }
