@@ -143,8 +143,6 @@ static void cuda_close(struct dl_ctx *c)
     free(c);
 }
 
-int cuda_multiprocessors(const struct dl_ctx *c) { return c->sms; }
-
 static int version_minor(int v) { return v % 1000 / 10; }
 
 /* Which device, and whether this build can use it. */

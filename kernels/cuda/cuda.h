@@ -36,8 +36,6 @@ struct dl_cuda_opts {
  * capability 9.0, 132 multiprocessors, 139.8 GiB, driver 13.0". */
 int cuda_open(const struct dl_backend **be, struct dl_ctx **ctx, const struct dl_cuda_opts *o, struct dl_err *e);
 
-int cuda_multiprocessors(const struct dl_ctx *c);
-
 /* For benchmarks. Size of the second-level cache; time by device events of each of n replays of a recorded graph in
  * step 0, us [n]; bytes per second, read plus written, of a large copy within the device. */
 int64_t cuda_cache_bytes(const struct dl_ctx *c);
