@@ -191,14 +191,26 @@ int64_t cli_peak_rss(void)
     return kib * 1024;
 }
 
-/* Number N of "cuda:N" (0 for "cuda"). */
-static int open_cuda(const char *device, const struct dl_backend **be, struct dl_ctx **ctx, struct dl_err *e)
+#ifdef DLENS_HAVE_CUDA
+static void tell_measuring(void *user, int64_t before)
 {
+    if (before) return;
+    cli_say(user, "this card's first run of some shapes: measuring which kernels are the fastest for them, and keeping "
+                  "that for later runs");
+}
+#endif
+
+/* Number N of "cuda:N" (0 for "cuda"). */
+static int open_cuda(const struct cli *c, const struct dl_backend **be, struct dl_ctx **ctx, struct dl_err *e)
+{
+    const char *device = c->device;
 #ifdef DLENS_HAVE_CUDA
     int64_t n = 0;
     if (device[4] && cli_int("--device cuda:", device + 5, 0, 1023, &n, e) < 0) return -1;
     const char *own = getenv("DLENS_CUDA_OWN"); /* 1: without cuBLASLt, to tell whose fault something is */
-    return cuda_open(be, ctx, &(struct dl_cuda_opts){.device = (int)n, .no_libraries = own && !strcmp(own, "1")}, e);
+    const struct dl_cuda_opts o = {
+        .device = (int)n, .no_libraries = own && !strcmp(own, "1"), .measuring = tell_measuring, .user = (void *)c};
+    return cuda_open(be, ctx, &o, e);
 #else
     (void)be, (void)ctx;
     return dl_fail(e, DL_ENOMEM, "--device %s: this dlens was built without a CUDA backend; use --device cpu", device);
@@ -207,8 +219,7 @@ static int open_cuda(const char *device, const struct dl_backend **be, struct dl
 
 int cli_device(const struct cli *c, const struct dl_backend **be, struct dl_ctx **ctx, struct dl_err *e)
 {
-    if (!strncmp(c->device, "cuda", 4) && (!c->device[4] || c->device[4] == ':'))
-        return open_cuda(c->device, be, ctx, e);
+    if (!strncmp(c->device, "cuda", 4) && (!c->device[4] || c->device[4] == ':')) return open_cuda(c, be, ctx, e);
     if (strcmp(c->device, "auto") && strcmp(c->device, "cpu"))
         return dl_fail(e, DL_EUSAGE, "--device %s: known are auto, cpu, cuda and cuda:N", c->device);
     return cpu_open(be, ctx, &(struct dl_cpu_opts){.threads = c->threads}, e);

@@ -53,7 +53,7 @@ static const char help[] =
     "  --against FILE     predict: what `dlens bench kernels --json` measured, beside the prediction\n"
     "  --top N            predict: how many ops are shown (12)\n"
     "  --dry-run          kernels: the list of ops, nothing measured\n"
-    "  --device D         auto, cpu, cuda, cuda:N     --threads N   of the CPU\n"
+    "  --device D         cpu (what auto means), cuda, cuda:N     --threads N   of the CPU\n"
     "  --save FILE        also write what --json would print into FILE\n"
     "  --json             one JSON object on stdout   --quiet       errors only\n";
 

@@ -14,7 +14,7 @@ static const char help[] =
     "\n"
     "  --out DIR          folder for images and figures (dlens-demo)\n"
     "  --model DIR        another place of the demo model\n"
-    "  --device NAME      auto, cpu, cuda or cuda:N        --threads N   CPU threads (all)\n"
+    "  --device NAME      cpu (what auto means), cuda, cuda:N     --threads N   CPU threads (all)\n"
     "  --json             one JSON object on stdout        --quiet       errors only\n";
 
 static const struct option options[] = {

@@ -18,7 +18,7 @@ static const char help[] =
     "  --out FILE         safetensors: p000.text_encoder.hidden_states [N+1][tokens][dim] (k = 0..N, before the final\n"
     "                     norm), input_ids, attention_mask, final, and the same under negative.\n"
     "  --dry-run          open the model, count and measure, write nothing\n"
-    "  --device NAME      auto, cpu, cuda or cuda:N        --threads N   CPU threads (all)\n"
+    "  --device NAME      cpu (what auto means), cuda, cuda:N     --threads N   CPU threads (all)\n"
     "  --json             one JSON object on stdout        --quiet       errors only\n";
 
 static const struct option options[] = {CLI_OPTIONS,

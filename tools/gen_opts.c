@@ -45,7 +45,7 @@ const char gen_help[] =
     "  --title NAME       the model's name in titles (the folder's)\n"
     "  --save-latents     also write latents.safetensors\n"
     "Running\n"
-    "  --device NAME      auto, cpu, cuda or cuda:N        --threads N   CPU threads (all)\n"
+    "  --device NAME      cpu (what auto means), cuda, cuda:N     --threads N   CPU threads (all)\n"
     "  --choices DIR      on a GPU: compute by the same kernels as the sweep in DIR, which chose them by measurement\n"
     "  --dry-run          print plan, memory and work, make nothing\n"
     "  --json             one JSON object on stdout: out, figures, images {total, made, resumed}, plan, warnings, ...\n"

@@ -14,9 +14,6 @@
  * To tell whose fault something is: DLENS_CUDA_EAGER=1 records nothing, DLENS_CUDA_TIER (cuda_priv.h) chooses
  * kernels, and DLENS_CUDA_OWN=1 makes the program do without cuBLASLt.
  *
- * To tell whose fault something is: DLENS_CUDA_EAGER=1 records nothing, DLENS_CUDA_TIER (cuda_priv.h) chooses
- * kernels, and DLENS_CUDA_OWN=1 makes the program do without cuBLASLt.
- *
  * Errors of cuda_open: no driver, a driver too old for this build, no such device, one that is too old or that this
  * build has no code for: DL_ENOMEM (the exit code for "no memory, no such device"), naming what was found. */
 #ifndef DL_CUDA_H
@@ -30,6 +27,10 @@ struct dl_cuda_opts {
     bool no_tuning;      /* always the best guess, no timing, no cache file */
     int way;             /* n > 0: of several ways always the n-th, or the last; as struct dl_backend's way */
     int64_t piece_bytes; /* of f32 sums that a library leaves at once for a pass of ours; 0: 64 MiB */
+    /* Called before a shape is measured, `before` of them have been: the first sweep on a card does nothing else for a
+     * while. NULL: nobody is told. */
+    void (*measuring)(void *user, int64_t before);
+    void *user;
 };
 
 /* On success *be and *ctx are set; ctx is owned by the caller (be->close). be->device reads "NVIDIA H200, compute

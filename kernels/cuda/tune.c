@@ -20,6 +20,7 @@ struct cuda_tune {
     struct choice *list;
     char *file; /* NULL: none */
     cudaEvent_t begin, end;
+    int64_t races;
 };
 
 static struct choice *find(const struct cuda_tune *t, const char *key)
@@ -167,6 +168,8 @@ int cuda_tune_race(struct dl_ctx *c, int n, bool (*go)(void *user, int way), voi
     float ms[CUDA_WAYS], least = FAILED;
     int best = -1;
     if (n > CUDA_WAYS) n = CUDA_WAYS;
+    if (c->opts.measuring) c->opts.measuring(c->opts.user, c->tune->races);
+    c->tune->races++;
     for (int i = 0; i < n; i++) {
         ms[i] = time_of(c, 2, least * NEAR, go, user, i);
         if (ms[i] < least) least = ms[i];

@@ -120,6 +120,14 @@ static char *cache(int *lines, char path[FOLDER_PATH + 300])
     return text;
 }
 
+/* Counts what is measured. */
+static void count(void *user, int64_t before)
+{
+    int64_t *n = user;
+    assert_int_equal(before, *n);
+    ++*n;
+}
+
 static void measured_once(void **state)
 {
     (void)state;
@@ -127,8 +135,12 @@ static void measured_once(void **state)
     struct told t;
     char path[FOLDER_PATH + 300], gemm[64], attn[64];
     int lines, more;
-    begin(&w, NULL);
+    int64_t measured = 0;
+    const struct dl_cuda_opts counted = {.measuring = count, .user = &measured};
+    begin(&w, &counted);
     once(&w);
+    assert_true(measured >= 2); /* ours, and cuBLASLt's algorithms where it is there */
+    const int64_t first = measured;
     snprintf(gemm, sizeof gemm, "%s", w.gemm), snprintf(attn, sizeof attn, "%s", w.attn);
     print_message("%s; %s\n", gemm, attn);
     const char *how = chosen(&w, &t, "gemm 64->192 40 n2 f16 gelu glu");
@@ -143,14 +155,17 @@ static void measured_once(void **state)
     once(&w); /* again in the same process */
     assert_string_equal(w.gemm, gemm);
     assert_string_equal(w.attn, attn);
+    assert_int_equal(measured, first);
     end(&w);
 
-    begin(&w, NULL); /* and in another one */
+    measured = 0;
+    begin(&w, &counted); /* and in another one */
     assert_null(chosen(&w, &t, "gemm")); /* known, but not used yet */
     once(&w);
     assert_string_equal(w.gemm, gemm);
     assert_string_equal(w.attn, attn);
     assert_string_equal(chosen(&w, &t, "gemm"), gemm);
+    assert_int_equal(measured, 0);
     end(&w);
     free(cache(&more, path));
     assert_int_equal(more, lines);
