@@ -100,7 +100,7 @@ bool igemm_way(const cuda_igemm_args *a, int tile, int split, cuda_igemm_way *wa
     if (split < 1 || split > SPLIT_MOST || 1 << k != split || split > slices_of(a, t)) return false;
     way->name = t->name[k];
     way->scratch_bytes = split > 1 ? tiles_of(a, t) * t->tm * t->tn * split * 4 : 0;
-    return tiles_of(a, t) * split < BLOCKS_MOST && (split == 1 || pixels_of(a) * a->y.c < INT32_MAX);
+    return tiles_of(a, t) * split < BLOCKS_MOST && (split == 1 || pixels_of(a) * a->y.c <= INT32_MAX - ADD_THREADS);
 }
 
 /* Splitting is for grids that leave half of the card idle, into parts that are worth a block. */

@@ -28,7 +28,11 @@
 struct dl_tensor_map {
     hop_map m;
 };
+struct dl_tensor_maps {
+    dl_tensor_map of[4];
+};
 #define DL_MAP_PARAM const dl_tensor_map
+#define DL_MAPS_PARAM const dl_tensor_maps
 
 /* encode: any address but NULL. */
 static inline int dl_tensor_map_make(void *encode, dl_tensor_map *map, const hop_map *m)

@@ -137,18 +137,16 @@ static uint32_t swizzled(uint32_t at) { return at ^ (at / 128 % 8 * 16); }
 
 static uint32_t size_of(int type) { return (uint32_t)dl_type_bytes(type); }
 
-/* Element i of a copy, counted in shared memory's order, in global memory; nullptr: outside of the tensor. Of each
- * dimension's box a copy takes every step-th element ("traversal strides"). */
+/* Element i of a copy, counted in shared memory's order, in global memory; nullptr: outside of the tensor. */
 static const uint8_t *element(const tma_job &j, uint32_t i)
 {
     const hop_map &m = j.map;
     const uint8_t *p = static_cast<const uint8_t *>(m.base);
     for (int d = 0; d < 4; d++) {
-        uint32_t extent = (m.box[d] + m.step[d] - 1) / m.step[d];
-        int64_t at = j.c[d] + (int64_t)(i % extent * m.step[d]);
+        int64_t at = j.c[d] + (int64_t)(i % m.box[d]);
         if (at < 0 || (uint64_t)at >= m.dim[d]) return nullptr;
         p += (uint64_t)at * (d ? m.stride[d - 1] : size_of(m.t));
-        i /= extent;
+        i /= m.box[d];
     }
     return p;
 }
@@ -156,7 +154,7 @@ static const uint8_t *element(const tma_job &j, uint32_t i)
 static uint32_t elements(const hop_map &m)
 {
     uint32_t n = 1;
-    for (int d = 0; d < 4; d++) n *= (m.box[d] + m.step[d] - 1) / m.step[d];
+    for (int d = 0; d < 4; d++) n *= m.box[d];
     return n;
 }
 

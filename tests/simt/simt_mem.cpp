@@ -1,6 +1,8 @@
 /* simt_mem.cpp: shared memory with a shadow for each byte, asynchronous copies, guarded global buffers. */
 #include "tests/simt/simt_priv.h"
 
+#include "kernels/cuda/dev/ptx.cuh"
+
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +11,7 @@
 
 namespace simt {
 
-enum { LIMIT = 99 << 10, GAP = 64, MAX_ARRAYS = 32, ARENA = LIMIT + (MAX_ARRAYS + 2) * GAP };
+enum { LIMIT = 99 << 10, USUAL = 48 << 10, GAP = 64, MAX_ARRAYS = 32, ARENA = LIMIT + (MAX_ARRAYS + 2) * GAP };
 
 /* Who touched a byte last, and in which barrier interval. */
 struct shadow {
@@ -66,6 +68,9 @@ uint8_t *shared_fixed(const void *key, size_t bytes)
         if (arrays[i].key == key) return arrays[i].p;
     total += (bytes + 15) / 16 * 16;
     if (n_arrays == MAX_ARRAYS || total > LIMIT) fault("%zu bytes of shared memory; %d is the limit", total, LIMIT);
+    if (total > USUAL && dyn_bytes <= (size_t)DL_SMEM_ASK)
+        fault("%zu bytes of shared memory, of which %zu are dynamic: more than %d, and not asked for", total, dyn_bytes,
+              USUAL);
     arrays[n_arrays] = {key, take(bytes)};
     return arrays[n_arrays++].p;
 }

@@ -1,6 +1,8 @@
 /* Attention of kernels/cuda/attn.cu in the shim, against plain loops in double: every head dim and every option. */
 #include "tests/simt/attn_want.h"
 
+#include "kernels/cuda/igemm.h"
+
 enum { CAUSAL = 1, BIAS = 2, MASK = 4, ROWS = 8, SHARED = 16, JOINT = 32, HOLES = 64 };
 
 struct attn_case {
@@ -99,11 +101,26 @@ static void refused(void **)
     assert_null(cuda_attn_variant(&a, 0)); /* a pitch that breaks 16 bytes */
 }
 
+/* The kernel for every shape, whose scores take all of the shared memory that a launch has without asking. */
+static void plain(void **)
+{
+    cuda_attn_args a = cuda_attn_args();
+    const int keys = (48 << 10) / 4 - 9;
+    a.q = t_random(t_act(DL_F32, 1, 1, 2, 8, 0), 0, 2), a.y = t_act(DL_F32, 1, 1, 2, 8, 0);
+    a.k = t_random(t_act(DL_F32, 1, 1, keys, 8, 0), 0, 2), a.v = t_random(t_act(DL_F32, 1, 1, keys, 8, 0), 0, 2);
+    a.heads = 1, a.scale = 0.35f;
+    std::vector<val> want;
+    for (int q = 0; q < 2; q++) want_row(a, 0, 0, 0, q, &want);
+    t_ran("48 KB", cuda_attn_plain(nullptr, &a));
+    t_compare("48 KB", "plain", a.y, want);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(attentions, t_clear),
         cmocka_unit_test_teardown(refused, t_clear),
+        cmocka_unit_test_teardown(plain, t_clear),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

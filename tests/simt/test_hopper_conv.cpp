@@ -27,6 +27,9 @@ static const conv_case cases[] = {
     {"enlarged, no taps", DL_BF16, DL_F16, 1, 4, 4, 16, 8, 1, 1, DL_NONE, UP, 0, 1},
     {"5 x 5", DL_F16, DL_F16, 1, 6, 7, 8, 16, 5, 1, DL_NONE, 0, 0, 1},
     {"2 x 2", DL_F16, DL_F32, 1, 6, 7, 8, 16, 2, 1, DL_NONE, 0, 0, 1},
+    {"stride 2, two pixels", DL_F16, DL_F16, 2, 2, 2, 16, 16, 3, 2, DL_NONE, BIAS, 8, 1},
+    {"stride 2, 4 x 4", DL_F16, DL_F16, 1, 9, 12, 16, 16, 4, 2, DL_NONE, 0, 0, 1},
+    {"stride 2, 5 x 5", DL_BF16, DL_F16, 2, 6, 7, 8, 24, 5, 2, DL_NONE, 0, 8, 1},
     {"1 x 1, stride 2", DL_F16, DL_F16, 1, 7, 9, 24, 16, 1, 2, DL_NONE, 0, 0, 1},
     {"product, images without gaps", DL_F16, DL_BF16, 3, 10, 11, 200, 304, 1, 1, DL_GELU_TANH, ALL, 0, 2},
     {"product, gaps", DL_BF16, DL_BF16, 2, 1, 77, 72, 520, 1, 1, DL_QUICK_GELU, ALL, 8, 1},
@@ -240,21 +243,18 @@ static bool whole_sets(hop_box v, hop_box b)
 
 static void boxes(void **)
 {
-    for (int stride = 1; stride <= 2; stride++)
-        for (int bm = 128; bm <= 256; bm += 128)
-            for (int w = 1; w < 70; w += 3)
-                for (int h = 1; h < 70; h += 3) {
-                    hop_box v = {w, h, 3}, b = hop_box_of(v, bm, stride, false);
-                    assert_int_equal(b.w * b.h * b.n, bm);
-                    assert_true(b.w * stride <= 256 && b.h * stride <= 256);
-                    hop_box plain = {16, bm / 16, 1};
-                    assert_true(hop_boxes(v, b) <= hop_boxes(v, plain));
-                    hop_box s = hop_box_of(v, bm, stride, true);
-                    assert_int_equal(s.w * s.h * s.n, bm);
-                    assert_true(s.w * stride <= 256 && s.h * stride <= 256);
-                    assert_int_equal(hop_sets_fit(v, s), whole_sets(v, s));
-                    assert_true(hop_boxes(v, s) * 8 <= hop_boxes(v, b) * 9);
-                }
+    for (int bm = 128; bm <= 256; bm += 128)
+        for (int w = 1; w < 70; w += 3)
+            for (int h = 1; h < 70; h += 3) {
+                hop_box v = {w, h, 3}, b = hop_box_of(v, bm, false);
+                assert_int_equal(b.w * b.h * b.n, bm);
+                hop_box plain = {16, bm / 16, 1};
+                assert_true(hop_boxes(v, b) <= hop_boxes(v, plain));
+                hop_box s = hop_box_of(v, bm, true);
+                assert_int_equal(s.w * s.h * s.n, bm);
+                assert_int_equal(hop_sets_fit(v, s), whole_sets(v, s));
+                assert_true(hop_boxes(v, s) * 8 <= hop_boxes(v, b) * 9);
+            }
     for (int w = 4; w <= 40; w += 4)
         for (int h = 2; h <= 16; h += 2)
             for (int bw = 1; bw <= 128; bw *= 2)
@@ -262,9 +262,9 @@ static void boxes(void **)
                     hop_box v = {w, h, 3}, b = {bw, bh, 128 / bw / bh};
                     assert_int_equal(hop_sets_fit(v, b), whole_sets(v, b));
                 }
-    hop_box line = {1000, 1, 1}, tiny = {4, 4, 8}, b = hop_box_of(line, 256, 1, false);
+    hop_box line = {1000, 1, 1}, tiny = {4, 4, 8}, b = hop_box_of(line, 256, false);
     assert_true(b.w == 256 && b.h == 1 && b.n == 1);
-    b = hop_box_of(tiny, 128, 1, false);
+    b = hop_box_of(tiny, 128, false);
     assert_true(b.w == 4 && b.h == 4 && b.n == 8);
 }
 
@@ -281,6 +281,10 @@ static void plans(void **)
     b.y.n = 1;
     assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
     b = a, b.stride = 3;
+    assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
+    b = a, b.stride = 2, b.y.h = b.y.w = 4, b.y.rs = 16 * 640;
+    assert_true(cuda_conv_hopper_ways(&b, 132, way) > 0);
+    b.x.w = b.y.w = 1; /* no odd columns */
     assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);
     b = a, b.up = true; /* not by 2 */
     assert_int_equal(cuda_conv_hopper_ways(&b, 132, way), 0);

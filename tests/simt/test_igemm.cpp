@@ -287,6 +287,9 @@ static void names_are_unique(void **)
     assert_false(igemm_way(&a, 0, 3, &way[0]));
     assert_false(igemm_way(&a, 0, 16, &way[0]));
     assert_false(igemm_way(&a, igemm_tiles_n, 1, &way[0]));
+    a = shape(DL_F16, 1, 1, 1280, 3, 1); /* results that igemm_add's last block would count beyond 31 bits */
+    a.x.w = a.y.w = (INT32_MAX - 1) / 3;
+    assert_false(igemm_way(&a, 0, 2, &way[0]));
 }
 
 static void offers(void **)

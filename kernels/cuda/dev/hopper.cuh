@@ -22,7 +22,11 @@
 #include <cuda.h>
 
 typedef CUtensorMap dl_tensor_map;
+struct dl_tensor_maps {
+    dl_tensor_map of[4];
+};
 #define DL_MAP_PARAM const __grid_constant__ dl_tensor_map
+#define DL_MAPS_PARAM const __grid_constant__ dl_tensor_maps
 
 /* A map as the driver wants it; encode: its cuTensorMapEncodeTiled. 0, or its error. */
 static inline int dl_tensor_map_make(void *encode, dl_tensor_map *map, const struct hop_map *m)
@@ -31,8 +35,9 @@ static inline int dl_tensor_map_make(void *encode, dl_tensor_map *map, const str
                                   const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
                                   CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
     cuuint64_t dim[4], stride[3];
-    cuuint32_t box[4], step[4];
-    for (int i = 0; i < 4; i++) dim[i] = m->dim[i], box[i] = m->box[i], step[i] = m->step[i];
+    cuuint32_t box[4];
+    const cuuint32_t step[4] = {1, 1, 1, 1};
+    for (int i = 0; i < 4; i++) dim[i] = m->dim[i], box[i] = m->box[i];
     for (int i = 0; i < 3; i++) stride[i] = m->stride[i];
     return (int)reinterpret_cast<encode_fn>(encode)(
         map, m->t == DL_E4M3 ? CU_TENSOR_MAP_DATA_TYPE_UINT8

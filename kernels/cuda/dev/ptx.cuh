@@ -7,6 +7,10 @@
  */
 #ifndef DL_CUDA_PTX_CUH
 #define DL_CUDA_PTX_CUH
+
+/* A launch of more bytes of dynamic shared memory asks for them. What does not ask has 48 KB, static ones included. */
+enum { DL_SMEM_ASK = 47 << 10 };
+
 #ifndef DL_SIMT
 
 #include <cuda_bf16.h>
@@ -31,11 +35,11 @@ template <class U, class T> __device__ __forceinline__ dl_sptr<U> dl_scast(T *s)
     T *const name = reinterpret_cast<T *>(dl_dynamic_shared)
 #define DL_SHARED(T, name, count) __shared__ __align__(16) T name[count]
 
-/* Launches, after raising the kernel's limit of dynamic shared memory where it needs more than the usual 48 KB. */
+/* Launches, after raising the kernel's limit of dynamic shared memory where it may need more than it has. */
 template <class... P, class... A>
 static inline int dl_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, A... args)
 {
-    if (smem > (48u << 10)) {
+    if (smem > (size_t)DL_SMEM_ASK) {
         cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
         if (e != cudaSuccess) return (int)e;
     }

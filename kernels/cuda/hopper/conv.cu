@@ -83,17 +83,19 @@ __device__ __forceinline__ hop_conv_tile hop_conv_tile_of(const hop_conv_params 
 
 template <class C>
 __device__ __forceinline__ void hop_conv_load(const hop_conv_params &a, uint32_t stages, uint32_t bars,
-                                              const dl_tensor_map *mx, const dl_tensor_map *mw)
+                                              const dl_tensor_map *maps, const dl_tensor_map *mw)
 {
     const int pad = a.k / 2;
     int stage = 0, freed = 1;
-    dl_tma_prefetch(mx), dl_tma_prefetch(mw);
+    dl_tma_prefetch(mw);
+    for (int i = 0; i < (a.stride == 2 ? 4 : 1); i++) dl_tma_prefetch(maps + i);
     for (int work = (int)blockIdx.x; work < a.work; work += (int)gridDim.x) {
         hop_conv_tile at = hop_conv_tile_of(a, work);
         for (int tap = 0; tap < a.k * a.k; tap++) {
-            int tx = tap % a.k - pad, ty = tap / a.k - pad;
-            int x = a.phases > 1 ? at.x + ((at.fx + tx) >> 1) : at.x * a.stride + tx;
-            int y = a.phases > 1 ? at.y + ((at.fy + ty) >> 1) : at.y * a.stride + ty;
+            /* Of twice the pixels' number: fx and fy are 0 without enlargement. */
+            int tx = tap % a.k - pad + at.fx, ty = tap / a.k - pad + at.fy, half = a.phases > 1 || a.stride == 2;
+            int x = at.x + (tx >> half), y = at.y + (ty >> half);
+            const dl_tensor_map *mx = maps + (a.stride == 2 ? (ty & 1) * 2 + (tx & 1) : 0);
             for (int s = 0; s < a.slices; s++) {
                 uint32_t full = bars + (uint32_t)stage * 16, to = stages + (uint32_t)stage * C::STAGE_BYTES;
                 dl_mbar_wait(full + 8, freed);
@@ -187,7 +189,7 @@ __device__ __forceinline__ void hop_conv_compute(const hop_conv_params &a, uint3
 
 template <class C>
 __global__ void __launch_bounds__(HOP_THREADS, 1)
-    hop_conv_kernel(const hop_conv_params a, DL_MAP_PARAM mx, DL_MAP_PARAM mw)
+    hop_conv_kernel(const hop_conv_params a, DL_MAPS_PARAM mx, DL_MAP_PARAM mw)
 {
     const uint32_t stages = dl_smem_1024(), bars = stages + C::BARS; /* full, empty of each stage */
     if (threadIdx.x == 0) {
@@ -199,7 +201,7 @@ __global__ void __launch_bounds__(HOP_THREADS, 1)
     const int group = dl_uniform((int)threadIdx.x / 128) - 1;
     if (group < 0) {
         dl_regs_fewer<24>();
-        if (threadIdx.x == 0) hop_conv_load<C>(a, stages, bars, &mx, &mw);
+        if (threadIdx.x == 0) hop_conv_load<C>(a, stages, bars, mx.of, &mw);
     } else {
         dl_regs_more<240>();
         hop_conv_compute<C>(a, stages, bars, C::TEAMS == 2 ? group : 0, C::TEAMS == 2 ? 0 : group);
@@ -215,9 +217,14 @@ static int hop_conv_run(struct CUstream_st *stream, const cuda_igemm_args &a, vo
     p.v = hop_conv_pixels(&a), p.box = hop_conv_box(&a, C::BM);
     p.bits_w = hop_bits(p.box.w), p.bits_h = hop_bits(p.box.h);
     p.set_w = hop_bits(hop_set_w(p.box)), p.set_h = 5 - p.set_w;
-    hop_map hx = hop_map_image(&a, p.box), hw = hop_map_weight(&a, a.glu ? C::BN / 2 : C::BN);
-    dl_tensor_map mx, mw;
-    if (dl_tensor_map_make(encode, &mx, &hx) || dl_tensor_map_make(encode, &mw, &hw)) return CUDA_K_UNSUPPORTED;
+    hop_map hw = hop_map_weight(&a, a.glu ? C::BN / 2 : C::BN);
+    dl_tensor_maps mx = dl_tensor_maps();
+    dl_tensor_map mw;
+    if (dl_tensor_map_make(encode, &mw, &hw)) return CUDA_K_UNSUPPORTED;
+    for (unsigned part = 0; part < hop_map_parts(&a); part++) {
+        hop_map hx = hop_map_image(&a, p.box, part);
+        if (dl_tensor_map_make(encode, &mx.of[part], &hx)) return CUDA_K_UNSUPPORTED;
+    }
     p.e.y = a.y, p.e.bias = a.bias, p.e.fn = a.fn, p.e.glu = a.glu, p.e.add = a.add, p.e.gate = a.gate, p.e.res = a.res;
     p.e.row_scale = a.row_scale, p.e.col_scale = a.col_scale;
     p.e.scale = a.scale != 0 ? a.scale : 1, p.e.step = a.step;

@@ -2,11 +2,13 @@
  * which they are, in which ways each can be computed and which of these looks best, the tiles and the tensor maps.
  *
  * A tile is bm output pixels x bn columns. Pixels: a box of w x h of n images, whose input under one tap is a box as
- * well, that TMA copies whole: moved by the tap's place, every second pixel where the stride is 2, zeros where it
- * leaves the image. With k = 1 and stride 1 images are rows of pixels, all of them one row where x has no gaps.
- * Enlarged by 2 (`up`), outputs of even and odd rows and columns, four phases, are each an image of x's size: output
- * 2 i + f under tap t reads pixel i + floor((f + t - k / 2) / 2), a box again. Columns: output channels; with GLU bn /
- * 2 rows of the weight and the gates' rows of the same outputs.
+ * well, that TMA copies whole: moved by the tap's place, zeros where it leaves the image. With k = 1 and stride 1
+ * images are rows of pixels, all of them one row where x has no gaps. With stride 2 x is four images, of even and odd
+ * rows and columns, each with a tensor map of its own: output i under tap t reads pixel i + floor((t - k / 2) / 2) of
+ * that of t - k / 2's parity. (A map can step over every second pixel itself, but what that means where a box begins
+ * outside the image is written nowhere.) Enlarged by 2 (`up`), outputs of even and odd rows and columns, four phases,
+ * are each an image of x's size: output 2 i + f under tap t reads pixel i + floor((f + t - k / 2) / 2), a box again.
+ * Columns: output channels; with GLU bn / 2 rows of the weight and the gates' rows of the same outputs.
  */
 #ifndef DL_HOPPER_CONV_PLAN_H
 #define DL_HOPPER_CONV_PLAN_H
@@ -98,15 +100,15 @@ static inline int64_t hop_box_cost(hop_box v, hop_box b, bool sets)
 }
 
 /* The box of bm pixels, sides powers of two, that costs the least for v; of equal ones the first. */
-static inline hop_box hop_box_of(hop_box v, int bm, int stride, bool sets)
+static inline hop_box hop_box_of(hop_box v, int bm, bool sets)
 {
     static const int widths[] = {16, 8, 32, 64, 128, 256, 4, 2, 1};
     hop_box best = {16, bm / 16, 1};
     for (int i = 0; i < (int)(sizeof widths / sizeof widths[0]); i++) {
         hop_box b = {widths[i], bm / widths[i], 1};
-        if (b.w > bm || b.w * stride > 256) continue;
+        if (b.w > bm) continue;
         for (; b.h > 0; b.h /= 2, b.n *= 2)
-            if (b.h * stride <= 256 && hop_box_cost(v, b, sets) < hop_box_cost(v, best, sets)) best = b;
+            if (hop_box_cost(v, b, sets) < hop_box_cost(v, best, sets)) best = b;
     }
     return best;
 }
@@ -114,7 +116,7 @@ static inline hop_box hop_box_of(hop_box v, int bm, int stride, bool sets)
 /* A tile's pixels. */
 static inline hop_box hop_conv_box(const struct cuda_igemm_args *a, int bm)
 {
-    return hop_box_of(hop_conv_pixels(a), bm, a->stride, a->y.parts != NULL);
+    return hop_box_of(hop_conv_pixels(a), bm, a->y.parts != NULL);
 }
 
 /* Whether the kernel makes y's parts itself: sets are whole, and none is of two images that are one row of pixels. */
@@ -130,20 +132,27 @@ static inline int64_t hop_conv_tiles(const struct cuda_igemm_args *a, const hop_
     return boxes * hop_ratio(a->y.c, a->glu ? way->bn / 2 : way->bn) * (a->up ? 4 : 1);
 }
 
-/* Maps of x [n][h][w][c] and of weights [out][taps][c]; rows: of the weight in a copy. */
-static inline hop_map hop_map_image(const struct cuda_igemm_args *a, hop_box box)
+/* Maps of x [n][h][w][c], of odd columns (bit 0 of part) and rows (bit 1) where the stride is 2, and of weights
+ * [out][taps][c]; rows: of the weight in a copy. */
+static inline unsigned hop_map_parts(const struct cuda_igemm_args *a) { return a->stride == 2 ? 4 : 1; }
+static inline hop_map hop_map_image(const struct cuda_igemm_args *a, hop_box box, unsigned part)
 {
     const dl_act *x = &a->x;
     const uint64_t size = (uint64_t)dl_type_bytes(x->t);
     hop_box v = {x->w, x->h, x->n};
     hop_map m;
     if (hop_conv_flat(a)) v = hop_conv_pixels(a);
-    m.base = x->p, m.t = x->t;
+    m.t = x->t;
     m.dim[0] = (uint64_t)x->c, m.dim[1] = (uint64_t)v.w, m.dim[2] = (uint64_t)v.h, m.dim[3] = (uint64_t)v.n;
     m.stride[0] = (uint64_t)x->ld * size, m.stride[1] = m.stride[0] * m.dim[1];
     m.stride[2] = v.n == 1 ? m.stride[1] * m.dim[2] : (uint64_t)x->rs * size;
-    m.box[0] = (uint32_t)hop_panel(x->t), m.step[0] = m.step[3] = 1, m.step[1] = m.step[2] = (uint32_t)a->stride;
-    m.box[1] = (uint32_t)(box.w * a->stride), m.box[2] = (uint32_t)(box.h * a->stride), m.box[3] = (uint32_t)box.n;
+    m.base = reinterpret_cast<void *>((uintptr_t)x->p + m.stride[0] * (part & 1) + m.stride[1] * (part >> 1 & 1));
+    if (a->stride == 2) {
+        m.dim[1] = (m.dim[1] + 1 - (part & 1)) / 2, m.dim[2] = (m.dim[2] + 1 - (part >> 1 & 1)) / 2;
+        m.stride[0] *= 2, m.stride[1] *= 2;
+    }
+    m.box[0] = (uint32_t)hop_panel(x->t);
+    m.box[1] = (uint32_t)box.w, m.box[2] = (uint32_t)box.h, m.box[3] = (uint32_t)box.n;
     return m;
 }
 
@@ -156,7 +165,6 @@ static inline hop_map hop_map_weight(const struct cuda_igemm_args *a, int rows)
     m.stride[0] = m.dim[0] * (uint64_t)dl_type_bytes(m.t), m.stride[1] = m.stride[0] * m.dim[1];
     m.stride[2] = m.stride[1] * m.dim[2];
     m.box[0] = (uint32_t)hop_panel(m.t), m.box[1] = 1, m.box[2] = (uint32_t)rows, m.box[3] = 1;
-    for (int i = 0; i < 4; i++) m.step[i] = 1;
     return m;
 }
 
@@ -175,8 +183,12 @@ static inline bool hop_conv_serves(const struct cuda_igemm_args *a)
     if (a->up && (y->h != 2 * x->h || y->w != 2 * x->w)) return false;
     if (hop_conv_flat(a) && (y->h != x->h || y->w != x->w)) return false;
     if ((int64_t)y->n * y->h * y->w > INT32_MAX - 512 || (int64_t)y->n * y->h * y->w < 1) return false;
-    hop_map m = hop_map_image(a, hop_conv_box(a, 256)), w = hop_map_weight(a, 256);
-    return hop_map_ok(&m) && hop_map_ok(&w) && hop_conv_tiles(a, &hop_conv_ways[4]) <= INT32_MAX;
+    for (unsigned part = 0; part < hop_map_parts(a); part++) { /* none of them without pixels */
+        hop_map m = hop_map_image(a, hop_conv_box(a, 256), part);
+        if (!hop_map_ok(&m)) return false;
+    }
+    hop_map w = hop_map_weight(a, 256);
+    return hop_map_ok(&w) && hop_conv_tiles(a, &hop_conv_ways[4]) <= INT32_MAX;
 }
 
 /* Cycles that a way is thought to need on so many multiprocessors, to put the ways in order and for nothing else: 2,048

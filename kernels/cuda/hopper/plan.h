@@ -15,9 +15,8 @@ struct hop_map {
     void *base;
     uint64_t dim[4];
     uint64_t stride[3]; /* bytes, of dimensions 1..3 */
-    uint32_t box[4];    /* what one copy spans, of which it takes every step-th: box / step elements, rounded up */
-    uint32_t step[4];
-    uint8_t t; /* enum dl_type */
+    uint32_t box[4];    /* elements of a copy */
+    uint8_t t;          /* enum dl_type */
 };
 
 enum {
@@ -62,7 +61,6 @@ static inline struct hop_map hop_map_of(const dl_act *x, int heads, int box)
     m.stride[0] = m.dim[0] * 2, m.stride[1] = (uint64_t)x->ld * 2, m.stride[2] = (uint64_t)x->rs * 2;
     if (x->n == 1) m.stride[2] = m.dim[2] * m.stride[1]; /* rs may be anything then */
     m.box[0] = HOP_PANEL, m.box[1] = 1, m.box[2] = (uint32_t)box, m.box[3] = 1;
-    for (int i = 0; i < 4; i++) m.step[i] = 1;
     return m;
 }
 
@@ -73,10 +71,8 @@ static inline bool hop_map_ok(const struct hop_map *m)
     for (int i = 0; i < 3; i++)
         if (m->stride[i] % 16 || m->stride[i] >= (uint64_t)1 << 40) return false;
     for (int i = 0; i < 4; i++)
-        if (m->dim[i] < 1 || m->dim[i] > (uint64_t)1 << 32 || m->box[i] < 1 || m->box[i] > 256 || m->step[i] < 1 ||
-            m->step[i] > 8)
-            return false;
-    return m->box[0] * (uint32_t)dl_type_bytes(m->t) <= HOP_ROW && m->step[0] == 1;
+        if (m->dim[i] < 1 || m->dim[i] > (uint64_t)1 << 32 || m->box[i] < 1 || m->box[i] > 256) return false;
+    return m->box[0] * (uint32_t)dl_type_bytes(m->t) <= HOP_ROW;
 }
 
 /* Tiles of queries of one head and row; tiles of all, which the blocks share. */
