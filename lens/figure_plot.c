@@ -8,6 +8,8 @@
 enum { MARKERS = 6, COLOURS = 7, GREY = 0x555555, GRID = 0xe2e2e2, AXIS = 0x8a8a8a, WHITE = 0xffffff };
 
 static const unsigned palette[COLOURS] = {0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x1a1a1a};
+/* Next to each other in bars, which have no markers: unlike in grey, too. */
+static const unsigned bar_palette[COLOURS] = {0x0072b2, 0xe69f00, 0x999999, 0x1a1a1a, 0x56b4e9, 0xd55e00, 0xcc79a7};
 
 /* A chart being laid out. Lengths are pixels; `u` is one of the standard size's. */
 struct chart {
@@ -126,36 +128,43 @@ static const char *legend_label(const struct plot_spec *s, int i)
     return s->n_curves ? s->curve[i].label : s->bars.series[i];
 }
 
-/* The legend from y on, in columns of one width. Returns the y below it. */
+enum { LEGEND_LINES = 2 }; /* of one label */
+
+/* The legend from y on: in one row where it fits, else in columns of one width. Returns the y below it. */
 static double add_legend(struct chart *c, double y)
 {
     const struct plot_spec *s = c->s;
     int n = s->n_curves ? s->n_curves : s->bars.n_series, shown = 0, at = 0;
-    double room = c->p->w - 2 * c->margin, sample = (s->n_curves ? 34 : 14) * c->u, gap = 9 * c->u, between = 28 * c->u;
-    double widest = 0;
-    for (int i = 0; i < n; i++)
-        if (legend_label(s, i)) {
-            widest = fmax(widest, width_of(c, legend_label(s, i), c->text_px));
-            shown++;
-        }
-    if (!shown) return y;
-    widest = fmin(widest, room - sample - gap);
-    double step = sample + gap + widest + between;
-    int columns = (int)fmin(shown, fmax(1, floor((room + between) / step))), rows = (shown + columns - 1) / columns;
-    columns = (shown + rows - 1) / rows;
-    double row_h = 0;
+    double room = c->p->w - 2 * c->margin, sample = (s->n_curves ? 34 : 14) * c->u, gap = 9 * c->u, between = 30 * c->u;
+    double widest = 0, sum = 0;
     for (int i = 0; i < n; i++) {
         if (!legend_label(s, i)) continue;
-        if (at && at % columns == 0) y += row_h + 3 * c->u, row_h = 0;
-        double x = c->margin + step * (at++ % columns), middle = y + 0.58 * c->text_px * 1.15;
+        double w = width_of(c, legend_label(s, i), c->text_px);
+        widest = fmax(widest, w);
+        sum += sample + gap + w + (shown++ ? between : 0);
+    }
+    if (!shown) return y;
+    bool one_row = sum <= room;
+    widest = fmin(widest, room - sample - gap);
+    double step = sample + gap + widest + between, row_h = 0, x = c->margin;
+    int columns = (int)fmin(shown, fmax(1, floor((room + between) / step))), rows = (shown + columns - 1) / columns;
+    columns = one_row ? shown : (shown + rows - 1) / rows;
+    for (int i = 0; i < n; i++) {
+        const char *label = legend_label(s, i);
+        if (!label) continue;
+        if (at && at % columns == 0) x = c->margin, y += row_h + 3 * c->u, row_h = 0;
+        double middle = y + 0.66 * c->text_px;
         if (s->n_curves) {
             add_segment(c->p, x, middle, x + sample, middle, palette[i % COLOURS], 2.4 * c->u);
             add_marker(c, x + sample / 2, middle, i);
         } else {
-            add_box(c->p, x, middle - sample / 2, sample, sample, palette[i % COLOURS]);
+            add_box(c->p, x, middle - sample / 2, sample, sample, bar_palette[i % COLOURS]);
         }
-        row_h = fmax(row_h,
-                     add_text(c, legend_label(s, i), x + sample + gap, y, c->text_px, widest, 2, PAGE_INK, PAGE_LEFT));
+        double text_x = x + sample + gap,
+               h = add_text(c, label, text_x, y, c->text_px, widest, LEGEND_LINES, PAGE_INK, PAGE_LEFT);
+        row_h = fmax(row_h, h);
+        x += one_row ? sample + gap + width_of(c, label, c->text_px) + between : step;
+        at++;
     }
     return y + row_h + 12 * c->u;
 }
@@ -205,7 +214,8 @@ static void add_layers(struct chart *c)
         bool numbered = i % every == 0;
         add_segment(c->p, x, c->y0, x, c->y0 + (numbered ? 6 : 4) * c->u, AXIS, fmax(1, round(c->u)));
         g_snprintf(text, sizeof text, "%d", c->layer[i]);
-        if (numbered) add_text(c, text, x, c->y0 + 8 * c->u, c->text_px, c->margin * 4, 1, GREY, PAGE_MIDDLE);
+        if (numbered)
+            add_text(c, text, x_of(c, c->layer[i]), c->y0 + 8 * c->u, c->text_px, c->margin * 4, 1, GREY, PAGE_MIDDLE);
     }
 }
 
@@ -279,10 +289,13 @@ static void add_bars(struct chart *c)
         for (int i = 0; i < b->n_series; i++, x += bar) {
             double v = b->value[g * b->n_series + i], y = y_of(c, v);
             char text[32];
-            add_box(c->p, x + gap, y, bar - 2 * gap, c->y0 - y, palette[i % COLOURS]);
+            add_box(c->p, x + gap, y, bar - 2 * gap, c->y0 - y, bar_palette[i % COLOURS]);
             g_snprintf(text, sizeof text, "%.1f", v);
-            if (numbers)
+            if (numbers) { /* on white, for a line of the axis may go through it */
+                double w = width_of(c, text, c->text_px);
+                add_box(c->p, x + (bar - w) / 2, y - 1.25 * c->text_px, w, 1.2 * c->text_px, WHITE);
                 add_text(c, text, x + bar / 2, y - 1.3 * c->text_px, c->text_px, bar * 2, 1, PAGE_INK, PAGE_MIDDLE);
+            }
         }
         add_text(c, b->group[g], middle, c->y0 + 8 * c->u, c->text_px, group - 10 * c->u, 3, PAGE_INK, PAGE_MIDDLE);
     }
@@ -341,11 +354,11 @@ int plot_layout(struct page *p, const void *spec, bool pixels, struct dl_err *e)
     struct chart c = {.p = p, .s = s, .top = top_of(s)};
     *p = (struct page){.w = s->w ? s->w : PLOT_WIDTH, .h = s->h ? s->h : PLOT_HEIGHT};
     page_fonts(p, pixels);
-    c.u = fmin(p->w / PLOT_WIDTH, p->h / PLOT_HEIGHT);
-    c.text_px = fmax(8, round(17 * c.u));
+    c.u = fmax(0.65, fmin(p->w / PLOT_WIDTH, p->h / PLOT_HEIGHT)); /* to be read at any size */
+    c.text_px = round(17 * c.u);
     c.margin = round(24 * c.u);
     p->title = page_text_clean(s->title ? s->title : "");
-    double y = c.margin, room = p->w - 2 * c.margin, title_px = fmax(9, round(22 * c.u));
+    double y = c.margin, room = p->w - 2 * c.margin, title_px = round(22 * c.u);
     double tick_w = width_of(&c, "100", c.text_px);
     if (*p->title) y += add_text(&c, p->title, c.margin, y, title_px, room, 4, PAGE_INK, PAGE_LEFT) + 10 * c.u;
     y = add_legend(&c, y);

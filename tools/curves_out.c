@@ -206,9 +206,10 @@ static int plot_curves(const struct curves_found *f, struct plot_spec *s, bool t
     for (int i = 0; !rc && i < points; i++) bands |= !isnan(point[i].sd);
     s->curve = curve, s->n_curves = n;
     s->x_title = "Layer of the text encoder";
-    s->y_title = f->rule == CURVES_ALL ? "% of images"
-                 : bands ? "% of the images that are right at the last layer (bands: \302\261 SD over seeds)"
-                         : "% of the images that are right at the last layer";
+    s->y_title =
+        f->rule == CURVES_ALL ? "% of images"
+        : bands ? "% of the images that are right at the last layer (bands: \302\261 1 standard deviation over seeds)"
+                : "% of the images that are right at the last layer";
     if (!rc) rc = plot_draw(s, path, e);
     free(curve);
     free(point);
