@@ -297,25 +297,19 @@ static void add_bars(struct chart *c)
                 add_text(c, text, x + bar / 2, y - 1.3 * c->text_px, c->text_px, bar * 2, 1, PAGE_INK, PAGE_MIDDLE);
             }
         }
-        add_text(c, b->group[g], middle, c->y0 + 8 * c->u, c->text_px, group - 10 * c->u, 3, PAGE_INK, PAGE_MIDDLE);
     }
     add_segment(c->p, c->x0, round(c->y0) + 0.5, c->x1, round(c->y0) + 0.5, AXIS, fmax(1, round(c->u)));
 }
 
-/* The highest label under a group of bars. */
-static double group_labels_h(struct chart *c)
+/* What is written under the groups, at y = 0 as yet: how high it is decides where the plot ends. Returns the height. */
+static double add_group_labels(struct chart *c)
 {
     const struct plot_bars *b = &c->s->bars;
-    double tallest = 0;
+    double group = (c->x1 - c->x0) / b->n_groups, tallest = 0;
     for (int g = 0; g < b->n_groups; g++) {
-        int lines = c->p->n_lines;
-        tallest = fmax(tallest, add_text(c, b->group[g], 0, 0, c->text_px, (c->x1 - c->x0) / b->n_groups - 10 * c->u, 3,
-                                         PAGE_INK, PAGE_MIDDLE));
-        /* Only measured. */
-        for (; c->p->n_lines > lines; c->p->n_lines--) {
-            pango_layout_line_unref(c->p->line[c->p->n_lines - 1].line);
-            g_free(c->p->line[c->p->n_lines - 1].text);
-        }
+        double h = add_text(c, b->group[g], c->x0 + group * (g + 0.5), 0, c->text_px, group - 10 * c->u, 4, PAGE_INK,
+                            PAGE_MIDDLE);
+        tallest = fmax(tallest, h);
     }
     return tallest;
 }
@@ -367,9 +361,11 @@ int plot_layout(struct page *p, const void *spec, bool pixels, struct dl_err *e)
     c.x1 = p->w - c.margin;
     /* Half of a number of the axis, or the one over a bar, stands above the plot. */
     c.y1 = y + (s->n_curves ? 0.7 : 1.5) * c.text_px;
-    double below = c.margin + 8 * c.u + (s->n_curves ? ceil(1.2 * c.text_px) : group_labels_h(&c));
+    int first_label = p->n_lines;
+    double below = c.margin + 8 * c.u + (s->n_curves ? ceil(1.2 * c.text_px) : add_group_labels(&c));
     if (s->x_title) below += ceil(1.2 * c.text_px) + 4 * c.u;
     c.y0 = p->h - below;
+    for (int i = first_label; i < p->n_lines; i++) p->line[i].y += round(c.y0 + 8 * c.u);
     if (c.y0 - c.y1 < 4 * c.text_px)
         return dl_fail(e, DL_EUSAGE,
                        "a figure of %.0f x %.0f pixels has no room for the plot beside its title and labels; give a "
