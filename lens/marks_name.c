@@ -125,7 +125,7 @@ int marks_label(struct marks_labels *l, const struct marks *m, int n, struct dl_
         if (same) join(l->common, other);
         for (int i = 0; i < n && !same; i++) {
             readable(part, &m[i], p);
-            join(l->brief[i], p == GRADED && !*part ? "annotated" : part);
+            join(l->brief[i], p == GRADED && n > 1 && !*part ? "annotated" : part);
         }
     }
     free(part);

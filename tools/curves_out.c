@@ -224,7 +224,7 @@ static int plot_bars(const struct curves_found *f, struct plot_spec *s, const ch
     if (!label || !value) rc = dl_fail(e, DL_ENOMEM, "%s: no memory", path);
     for (int g = 0; !rc && g < n; g++) {
         const char *name = n > 1 ? f->labels.brief[g] : f->labels.full[g];
-        if (asprintf(&label[g], "%s (n = %" PRId64 ")", name, f->bars[g].n) < 0) {
+        if (asprintf(&label[g], "%s (n\302\240=\302\240%" PRId64 ")", name, f->bars[g].n) < 0) {
             label[g] = NULL;
             rc = dl_fail(e, DL_ENOMEM, "%s: no memory", path);
         }
