@@ -64,9 +64,9 @@ static inline int marks_at(const struct marks *m, int row, int layer_index)
 }
 
 /* Names for curves. `full` says all: "common animals, correct animal, DeepFloyd IF", with "graded" behind it for graded
- * files. `brief` leaves out what all n of them have in common, and `common` is that. Underscores become spaces, the
- * published names' "auto_prompts_" and "positional_" and the "Is" of questions go, "df" and "sd" are written out. Where
- * two would be the same the files' paths are taken. */
+ * files. `brief` leaves out what all n of them have in common, and `common` is that; where some are graded, the others
+ * say "annotated" there. Underscores become spaces, the published names' "auto_prompts_" and "positional_" and the "Is"
+ * of questions go, "df" and "sd" are written out. Where two would be the same the files' paths are taken. */
 struct marks_labels {
     char **full, **brief; /* [n] */
     char *common;         /* "" where there is nothing, and for a single file */

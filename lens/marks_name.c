@@ -129,6 +129,8 @@ int marks_label(struct marks_labels *l, const struct marks *m, int n, struct dl_
         }
     }
     free(part);
+    for (int i = 0; !rc && i < n; i++) /* a name that is all common, beside longer ones */
+        if (!*l->brief[i]) strcpy(l->brief[i], l->full[i]);
     if (!rc && has_twice(l->full, n)) rc = paths_instead(l->full, m, n);
     if (!rc && has_twice(l->brief, n)) rc = paths_instead(l->brief, m, n);
     if (!rc) return 0;

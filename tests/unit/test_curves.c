@@ -232,6 +232,8 @@ static void labels(void **state)
                LIST("on, relation correct, Stable Diffusion", "on, relation correct, Stable Diffusion, graded"),
                LIST("annotated", "graded"), "on, relation correct, Stable Diffusion");
     labels_are(1, LIST("my_birds.csv"), LIST("1"), LIST("my birds"), LIST("my birds"), "");
+    labels_are(2, LIST("x_IsRed.csv", "x_IsRed_df.csv"), LIST("1", "1"), LIST("x, red", "x, red, DeepFloyd IF"),
+               LIST("x, red", "DeepFloyd IF"), "x, red");
     labels_are(2, LIST("a/x.csv", "b/x.csv"), LIST("1", "1"), LIST("a/x.csv", "b/x.csv"), LIST("a/x.csv", "b/x.csv"),
                "x");
 }
