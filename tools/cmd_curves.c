@@ -138,8 +138,8 @@ static int compute_bars(struct cli *c, struct curves_found *f, struct dl_err *e)
         named[g] = f->marks[of[0]];
         named[g].name.question = "";
         if (!rc && f->bars[g].n_unmatched)
-            cli_say(c, "%s: %lld images that are right at the last layer have no row in the files of the nouns",
-                    f->marks[of[0]].path, (long long)f->bars[g].n_unmatched);
+            cli_say(c, "%s: left out: %lld image%s, right at the last layer, without a row in the files of the nouns",
+                    f->marks[of[0]].path, (long long)f->bars[g].n_unmatched, f->bars[g].n_unmatched == 1 ? "" : "s");
     }
     if (!rc) rc = marks_label(&f->labels, named, groups, e);
     if (!rc) f->n_groups = groups;
@@ -159,7 +159,7 @@ static int compute_curves(struct curves_found *f, struct dl_err *e)
 static int set_labels(const struct curves_args *a, struct marks_labels *l, struct dl_err *e)
 {
     if (a->n_labels > l->n)
-        return dl_fail(e, DL_EUSAGE, "--label %s: there are only %d %s%s to name", a->label[l->n], l->n,
+        return dl_fail(e, DL_EUSAGE, "--label %s: one more than the %d %s%s to name", a->label[l->n], l->n,
                        a->bars ? "group" : "curve", l->n == 1 ? "" : "s");
     for (int i = 0; i < a->n_labels; i++)
         for (int brief = 0; brief < 2; brief++) {
