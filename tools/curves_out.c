@@ -191,8 +191,8 @@ static int plot_curves(const struct curves_found *f, struct plot_spec *s, bool t
                        struct dl_err *e)
 {
     int points = 0, n = f->n_files, rc = 0;
-    for (int i = 0; i < n; i++) points += f->curve[i].n_points;
     struct plot_curve *curve = calloc((size_t)n, sizeof *curve);
+    for (int i = 0; i < n; i++) points += f->curve[i].n_points;
     struct plot_point *point = calloc((size_t)points, sizeof *point), *at = point;
     if (!curve || !point) rc = dl_fail(e, DL_ENOMEM, "%s: no memory", path);
     for (int i = 0; !rc && i < n; i++) {

@@ -202,7 +202,7 @@ static void names(void **state)
 static void labels_are(int n, const char *const *name, const char *const *grade, const char *const *full,
                        const char *const *brief, const char *common)
 {
-    struct marks m[4];
+    struct marks m[4] = {0};
     struct marks_labels l;
     for (int i = 0; i < n; i++) {
         char text[64];
