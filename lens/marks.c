@@ -71,7 +71,7 @@ static enum cell read_cell(const char *s, double *v)
     memcpy(digits, s, n);
     digits[n] = 0;
     *v = strtod(digits, &end);
-    return *end || end == digits || !isfinite(*v) ? CELL_UNREADABLE : CELL_NUMBER;
+    return *end || end == digits ? CELL_UNREADABLE : CELL_NUMBER;
 }
 
 /* Finds the columns: *prompt, *seed, and column [n_layers] beside m->layer, ascending. */

@@ -132,6 +132,10 @@ static void grades(void **state)
     assert_int_equal(marks_at(&m, 1, 1), 0);
     assert_int_equal(marks_at(&m, 0, 1), 1);
     marks_close(&m);
+    m = marks_of("prompt,0,seed\na,2,0\nb,1,0\n", "low.csv");
+    assert_true(m.graded);
+    assert_int_equal(marks_at(&m, 1, 0), 0);
+    marks_close(&m);
     /* Without a grade above 1 the threshold is 1. */
     m = marks_of("prompt,0,seed\na,1.0,0\nb,0.5,1\nc,Error,2\n", "binary.csv");
     assert_false(m.graded);
@@ -160,7 +164,7 @@ static void refused(void **state)
         {"prompt,0,12,seed\na,1,1,0\nb,1,11,0\n",
          "t.csv: line 3, column \"12\": 11 is neither 0, 1 nor blank, nor a grade"},
         {"prompt,0,seed\na,-1,0\n", "-1 is neither"},
-        {"prompt,0,seed\na,1e300,0\n", "1e300 is neither"},
+        {"prompt,0,seed\na,1e999,0\n", "1e999 is neither"},
         {"prompt,0,seed\na,1\n", "t.csv: line 2 has 2 cells and the header has 3"},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
@@ -239,7 +243,7 @@ static void labels(void **state)
 }
 
 /* a: first noun; b: second; c: both, then first; d: never one alone; e: wrong at the end; f: in no file of a noun; g
- * twice: second and first. */
+ * twice, and once more in one file. */
 static void bars_by_hand(void **state)
 {
     (void)state;
@@ -250,7 +254,7 @@ static void bars_by_hand(void **state)
                                   "0,g,0,0,0\n0,g,1,0,0\n0,z,1,1,1\n",
                                   "s_IsFirstClass_df.csv");
     struct marks second =
-        marks_of("prompt,0,4,8,seed\ng,1,1,1,0\ng,0,1,1,0\nd,0,1,,0\nc,1,0,0,0\nb,0,1,1,0\na,0,0,1,0\n"
+        marks_of("prompt,0,4,8,seed\ng,1,1,1,0\ng,0,1,1,0\ng,1,1,1,0\nd,0,1,,0\nc,1,0,0,0\nb,0,1,1,0\na,0,0,1,0\n"
                  "e,0,0,0,0\na,1,0,0,1\n",
                  "s_IsSecondClass_df.csv");
     struct curves_bars b;

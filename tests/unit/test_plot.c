@@ -95,7 +95,7 @@ static void curves(void **state)
     double line[4], band[4], axis[4];
     assert_int_equal(extent(svg, "polyline", "stroke=\"#8a8a8a\"", axis), 2);
     extent(svg, "polygon", "fill-opacity", band);
-    assert_true(band[1] > 100 && fabs(band[3] - axis[3]) < 1); /* cut off at 0 % */
+    assert_true(band[1] > 100 && fabs(band[3] - axis[3]) < 1);      /* cut off at 0 % */
     assert_true(strstr(svg, "<polyline") < strstr(svg, "<circle")); /* markers stand on their lines */
     extent(strstr(svg, "fill-opacity"), "polyline", BLUE, line);
     assert_true(line[0] > axis[0] && line[2] < axis[2] && fabs(line[3] - axis[3]) < 1);
@@ -147,10 +147,13 @@ static void bars(void **state)
     assert_int_equal(elements(svg, "polygon", BLUE), 3);
     assert_int_equal(elements(svg, "polygon", "#e69f00"), 3);
     assert_int_equal(elements(svg, "polygon", "#999999"), 3);
+    const char *name = strstr(svg, ">DF</text>");
+    while (*name != '<') name--;
     double first[4], axis[4];
     const char *after = strstr(svg, "#8a8a8a");
     extent(after, "polygon", BLUE, first);
     extent(svg, "polyline", "#8a8a8a", axis);
+    assert_true(strtod(strstr(name, " y=\"") + 4, NULL) > axis[3] + 8); /* what a group is called, under it */
     double top[4];
     extent(svg, "polyline", "#e2e2e2", top); /* 20 % */
     assert_true(fabs((first[3] - first[1]) / (axis[1] - top[1]) - 35.6 / 20) < 0.02);
@@ -237,7 +240,16 @@ static void formats(void **state)
     for (int i = 0; i < 500 * 300; i++) blue += !memcmp(p.rgb + i * 3, "\x00\x72\xb2", 3);
     assert_in_range(blue, 100, 3000);
     dl_png_close(&p);
-    /* The same drawing at twice the size. */
+    /* A marker alone: a disc of radius 5.2. */
+    static const struct plot_point point = {0, 50, NAN};
+    static const struct plot_curve alone = {NULL, &point, 1};
+    must(plot_draw(&(struct plot_spec){.curve = &alone, .n_curves = 1}, in_root("c.png"), e));
+    must(dl_png_read(&p, in_root("c.png"), e));
+    blue = 0;
+    for (int i = 0; i < 960 * 600; i++) blue += !memcmp(p.rgb + i * 3, "\x00\x72\xb2", 3);
+    assert_in_range(blue, 45, 85);
+    dl_png_close(&p);
+    /* Another size. */
     must(plot_draw(&(struct plot_spec){.curve = two, .n_curves = 2, .w = 1920, .h = 1200}, in_root("b.png"), e));
     must(dl_png_read(&p, in_root("b.png"), e));
     assert_int_equal(p.w, 1920);
