@@ -1,7 +1,7 @@
 /* figure_page.h: a figure after layout and before painting (inside of figure.h and plot.h).
  *
  * Everything stands at its place in pixels, y downwards; a text line's y is its baseline. figure_page.c lays out grids
- * of pictures and figure_plot.c charts, both with figure_text.c; figure_cairo.c and figure_svg.c paint any page:
+ * of pictures and plot.c charts, both with figure_text.c; figure_cairo.c and figure_svg.c paint any page:
  * pictures first, shapes over them in their order, text over all.
  */
 #ifndef LENS_FIGURE_PAGE_H

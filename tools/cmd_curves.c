@@ -5,18 +5,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 static const char help[] =
     "usage: dlens curves CSV... [options]\n"
     "\n"
     "Layer curves from annotation files: at which layer do how many images show what was asked for? A file has the\n"
     "columns prompt, one for each layer number, and seed; cells are 1, 0 or blank, or grades of 0 to 10. So are the\n"
-    "files published with the Diffusion Lens and those that dlens report saves.\n"
+    "files published with the Diffusion Lens and those that dlens report saves. The rules were inferred from the\n"
+    "published files and plots.\n"
     "\n"
     "  --out FILE         .png, .pdf or .svg: the plot; .csv: the numbers (without: a table on stdout)\n"
-    "  --rule RULE        final: of the images that are right at the last layer, the mean over seeds, +- SD\n"
-    "                     all: of all images together (final)\n"
-    "  --threshold N      grade from which on a cell is right, 1 to 10, in graded files (6)\n"
+    "  --rule RULE        final: of the images that are right at the last layer, mean and standard deviation over\n"
+    "                     seeds; all: of all images together (final)\n"
+    "  --threshold N      grade from which on a cell is right, 1 to 10, in graded files (6, with which GPT's "
+    "published\n"
+    "                     grades agree with the human annotations in 84.7 % of 34,314 cells, more than with others)\n"
     "  --bars             which of two nouns appears first: takes the files IsCorrect, IsFirstClass and\n"
     "                     IsSecondClass of one or several series and models, known by their names\n"
     "  --label TEXT       name of a curve or group of bars; the first for the first one, and so on (by file name)\n"
@@ -116,7 +120,11 @@ static int read_files(struct cli *c, const struct curves_args *a, struct curves_
     f->marks = calloc((size_t)a->n_files, sizeof *f->marks);
     if (!f->marks) return dl_fail(e, DL_ENOMEM, "no memory for %d files", a->n_files);
     for (; f->n_files < a->n_files; f->n_files++) {
-        if (marks_open(&f->marks[f->n_files], a->file[f->n_files], f->threshold, e)) return -1;
+        const char *path = a->file[f->n_files];
+        struct stat st;
+        if (!stat(path, &st) && S_ISDIR(st.st_mode))
+            return dl_fail(e, DL_EINPUT, "%s: is a folder; give the files in it, such as %s/*.csv", path, path);
+        if (marks_open(&f->marks[f->n_files], path, f->threshold, e)) return -1;
         tell(c, &f->marks[f->n_files]);
         graded |= f->marks[f->n_files].graded;
     }

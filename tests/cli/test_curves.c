@@ -62,7 +62,7 @@ static void test_refusals(void **state)
             "a label of more than a few words, which takes two lines too");
     refuses(2, "--dry-run: dlens curves has no plan to show", "curves", df_csv, "--dry-run");
     refuses(3, "none.csv: cannot open", "curves", df_csv, in_root("none.csv"));
-    refuses(3, "is not a file", "curves", root);
+    refuses(3, "is a folder; give the files in it, such as /", "curves", root);
     refuses(3, "ragged.csv: line 2 has 2 cells and the header has 3", "curves", in_root("ragged.csv"));
     refuses(3, "grade.csv: line 3, column \"0\": 100 is neither 0, 1 nor blank", "curves", in_root("grade.csv"));
     refuses(1, "cannot be written", "curves", df_csv, "--out", in_root("none/a.png"));

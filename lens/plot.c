@@ -1,6 +1,6 @@
 /* Layout of a chart: where everything stands. See plot.h and figure_page.h. */
-#include "lens/figure_page.h"
 #include "lens/plot.h"
+#include "lens/figure_page.h"
 
 #include <math.h>
 #include <stdlib.h>
