@@ -101,11 +101,8 @@ static double add_text(struct chart *c, const char *text, double x, double y, do
     page_text_balance(l);
     w = (double)pango_layout_get_width(l) / PANGO_SCALE;
     int before = c->p->n_lines;
-    page_text_add(c->p, l,
-                  round(anchor == PAGE_LEFT    ? x
-                        : anchor == PAGE_RIGHT ? x - w
-                                               : x - w / 2),
-                  round(y), size_px, colour);
+    double left = anchor == PAGE_LEFT ? x : anchor == PAGE_RIGHT ? x - w : x - w / 2;
+    page_text_add(c->p, l, round(left), round(y), size_px, colour);
     for (int i = before; i < c->p->n_lines; i++) c->p->line[i].anchor = anchor;
     h = ceil(page_text_height(l));
     g_object_unref(l);
@@ -342,6 +339,24 @@ static double top_of(const struct plot_spec *s)
     return fmin(100, 20 * ceil((most + 4) / 20));
 }
 
+/* Title, legend and what the vertical axis says. Returns the y below. */
+static double add_head(struct chart *c)
+{
+    double y = c->margin, room = c->p->w - 2 * c->margin, title_px = round(22 * c->u);
+    if (*c->p->title) y += add_text(c, c->p->title, c->margin, y, title_px, room, 4, PAGE_INK, PAGE_LEFT) + 10 * c->u;
+    y = add_legend(c, y);
+    if (c->s->y_title) y += add_text(c, c->s->y_title, c->margin, y, c->text_px, room, 3, GREY, PAGE_LEFT) + 6 * c->u;
+    return y;
+}
+
+static int no_room(const struct chart *c, struct dl_err *e)
+{
+    return dl_fail(e, DL_EUSAGE,
+                   "a figure of %.0f x %.0f pixels has no room for the plot beside its title and labels; give a larger "
+                   "one (--size), shorter labels (--label), or fewer files",
+                   c->p->w, c->p->h);
+}
+
 int plot_layout(struct page *p, const void *spec, bool pixels, struct dl_err *e)
 {
     const struct plot_spec *s = spec;
@@ -352,25 +367,17 @@ int plot_layout(struct page *p, const void *spec, bool pixels, struct dl_err *e)
     c.text_px = round(17 * c.u);
     c.margin = round(24 * c.u);
     p->title = page_text_clean(s->title ? s->title : "");
-    double y = c.margin, room = p->w - 2 * c.margin, title_px = round(22 * c.u);
-    double tick_w = width_of(&c, "100", c.text_px);
-    if (*p->title) y += add_text(&c, p->title, c.margin, y, title_px, room, 4, PAGE_INK, PAGE_LEFT) + 10 * c.u;
-    y = add_legend(&c, y);
-    if (s->y_title) y += add_text(&c, s->y_title, c.margin, y, c.text_px, room, 3, GREY, PAGE_LEFT) + 6 * c.u;
-    c.x0 = c.margin + ceil(tick_w + 9 * c.u);
+    c.x0 = c.margin + ceil(width_of(&c, "100", c.text_px) + 9 * c.u);
     c.x1 = p->w - c.margin;
+    if (!s->n_curves && (c.x1 - c.x0) / s->bars.n_groups < 4 * c.text_px) return no_room(&c, e);
     /* Half of a number of the axis, or the one over a bar, stands above the plot. */
-    c.y1 = y + (s->n_curves ? 0.7 : 1.5) * c.text_px;
+    c.y1 = add_head(&c) + (s->n_curves ? 0.7 : 1.5) * c.text_px;
     int first_label = p->n_lines;
     double below = c.margin + 8 * c.u + (s->n_curves ? ceil(1.2 * c.text_px) : add_group_labels(&c));
     if (s->x_title) below += ceil(1.2 * c.text_px) + 4 * c.u;
     c.y0 = p->h - below;
     for (int i = first_label; i < p->n_lines; i++) p->line[i].y += round(c.y0 + 8 * c.u);
-    if (c.y0 - c.y1 < 4 * c.text_px)
-        return dl_fail(e, DL_EUSAGE,
-                       "a figure of %.0f x %.0f pixels has no room for the plot beside its title and labels; give a "
-                       "larger one (--size), shorter labels (--label), or fewer files",
-                       p->w, p->h);
+    if (c.y0 - c.y1 < 4 * c.text_px) return no_room(&c, e);
     if (s->n_curves) {
         find_layers(&c);
         add_curves(&c);

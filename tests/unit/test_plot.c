@@ -282,6 +282,16 @@ static void refused(void **state)
         assert_int_equal(e.code, table[i].code);
         assert_int_not_equal(access(in_root(table[i].name), F_OK), 0);
     }
+    /* More groups of bars than there is room for. */
+    const char *group[40];
+    static const double value[40];
+    for (int i = 0; i < 40; i++) group[i] = "group";
+    for (int n = 10; n <= 40; n += 30) {
+        struct dl_err e = {0};
+        struct plot_spec s = {.bars = {group, 1, group, n, value}};
+        assert_int_equal(plot_draw(&s, in_root("a.svg"), &e), n == 10 ? 0 : -1);
+        if (n == 40) assert_non_null(strstr(e.msg, "has no room for the plot"));
+    }
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, root_make, root_remove)
