@@ -2,7 +2,7 @@
  *
  * The format is that of the files published with the Diffusion Lens (Toker et al., ACL 2024; human_annotations/ and
  * gpt_annotations/ of https://github.com/tokeron/DiffusionLens), and what `dlens report` saves: a CSV file (loaders/
- * csv.h) with a header; one row an image series of one prompt and seed. The columns, in any order:
+ * csv.h) with a header and one row for each prompt and seed. The columns, in any order:
  *
  *     prompt   the text; with the seed it says which rows of two files belong together
  *     0 4 8    one column a layer k, the position in hidden_states; the highest is the final layer
