@@ -35,24 +35,29 @@ static page_writer writer_of(const char *path)
                                          : NULL;
 }
 
-int figure_draw(const struct figure_spec *s, const char *path, struct dl_err *e)
+int page_draw(page_maker *make, const void *spec, const char *path, struct dl_err *e)
 {
     page_writer write = writer_of(path);
     if (!write) return dl_fail(e, DL_EUSAGE, "%s: a figure's name must end in .png, .pdf or .svg", path);
-    if (s->cell_px && (s->cell_px < FIGURE_CELL_MIN || s->cell_px > FIGURE_CELL_MAX))
-        return dl_fail(e, DL_EUSAGE, "%s: cells of %d pixels; %d to %d can be drawn", path, s->cell_px, FIGURE_CELL_MIN,
-                       FIGURE_CELL_MAX);
-    if (s->columns < 0) return dl_fail(e, DL_EUSAGE, "%s: %d columns cannot be drawn", path, s->columns);
-    if (s->n_cells < 1) return dl_fail(e, DL_EUSAGE, "%s: a figure of no images cannot be drawn", path);
-    struct page p;
+    struct page p = {0};
     uint8_t *data = NULL;
     int64_t bytes = 0;
-    int rc = page_layout(&p, s, write == page_png, e);
+    int rc = make(&p, spec, write == page_png, e);
     if (!rc) rc = write(&p, path, &data, &bytes, e);
     if (!rc) rc = outfile_write(path, data, bytes, e);
     free(data);
     page_close(&p);
     return rc;
+}
+
+int figure_draw(const struct figure_spec *s, const char *path, struct dl_err *e)
+{
+    if (s->cell_px && (s->cell_px < FIGURE_CELL_MIN || s->cell_px > FIGURE_CELL_MAX))
+        return dl_fail(e, DL_EUSAGE, "%s: cells of %d pixels; %d to %d can be drawn", path, s->cell_px, FIGURE_CELL_MIN,
+                       FIGURE_CELL_MAX);
+    if (s->columns < 0) return dl_fail(e, DL_EUSAGE, "%s: %d columns cannot be drawn", path, s->columns);
+    if (s->n_cells < 1) return dl_fail(e, DL_EUSAGE, "%s: a figure of no images cannot be drawn", path);
+    return page_draw(page_layout, s, path, e);
 }
 
 /* The images of one prompt and seed. */

@@ -6,16 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void colour(cairo_t *cr, unsigned rgb)
+static void colour(cairo_t *cr, unsigned rgb, double opacity)
 {
-    cairo_set_source_rgb(cr, (rgb >> 16 & 255) / 255.0, (rgb >> 8 & 255) / 255.0, (rgb & 255) / 255.0);
+    cairo_set_source_rgba(cr, (rgb >> 16 & 255) / 255.0, (rgb >> 8 & 255) / 255.0, (rgb & 255) / 255.0, opacity);
 }
 
 static void paint_picture(cairo_t *cr, const struct page_picture *pic, bool pixels)
 {
     cairo_save(cr);
     if (!pic->rgb) {
-        colour(cr, 0xb0b0b0);
+        colour(cr, 0xb0b0b0, 1);
         cairo_set_line_width(cr, 1);
         cairo_rectangle(cr, pic->x + 0.5, pic->y + 0.5, pic->box_w - 1, pic->box_h - 1);
         cairo_stroke(cr);
@@ -46,13 +46,37 @@ static void paint_picture(cairo_t *cr, const struct page_picture *pic, bool pixe
     cairo_restore(cr);
 }
 
+static void paint_shape(cairo_t *cr, const struct page_shape *s)
+{
+    cairo_new_path(cr);
+    if (s->form == PAGE_CIRCLE) {
+        cairo_arc(cr, s->xy[0], s->xy[1], s->radius, 0, 2 * G_PI);
+    } else {
+        for (int i = 0; i < s->n; i++) cairo_line_to(cr, s->xy[2 * i], s->xy[2 * i + 1]);
+    }
+    if (s->form != PAGE_POLYLINE) cairo_close_path(cr);
+    if (s->opacity > 0) {
+        colour(cr, s->fill, s->opacity);
+        cairo_fill_preserve(cr);
+    }
+    if (s->stroke_w > 0) {
+        colour(cr, s->stroke, 1);
+        cairo_set_line_width(cr, s->stroke_w);
+        cairo_set_line_join(cr, CAIRO_LINE_JOIN_ROUND);
+        cairo_set_line_cap(cr, CAIRO_LINE_CAP_ROUND);
+        cairo_stroke(cr);
+    }
+    cairo_new_path(cr);
+}
+
 static void paint(cairo_t *cr, const struct page *p, bool pixels)
 {
     cairo_set_source_rgb(cr, 1, 1, 1);
     cairo_paint(cr);
     for (int i = 0; i < p->n_pictures; i++) paint_picture(cr, &p->picture[i], pixels);
+    for (int i = 0; i < p->n_shapes; i++) paint_shape(cr, &p->shape[i]);
     for (int i = 0; i < p->n_lines; i++) {
-        colour(cr, p->line[i].colour);
+        colour(cr, p->line[i].colour, 1);
         cairo_move_to(cr, p->line[i].x, p->line[i].y);
         pango_cairo_show_layout_line(cr, p->line[i].line);
     }

@@ -1,5 +1,6 @@
 /* In the place of figure*.c in a build without cairo and pango (-DDLENS_CORE_ONLY=ON). */
 #include "lens/figure.h"
+#include "lens/plot.h"
 
 static int refuse(struct dl_err *e)
 {
@@ -27,5 +28,11 @@ int figure_sweep(const char *dir, const struct manifest_doc *d, const struct fig
                  void (*made)(void *ctx, const char *path), void *ctx, struct dl_err *e)
 {
     (void)dir, (void)d, (void)o, (void)made, (void)ctx;
+    return refuse(e);
+}
+
+int plot_draw(const struct plot_spec *s, const char *path, struct dl_err *e)
+{
+    (void)s, (void)path;
     return refuse(e);
 }

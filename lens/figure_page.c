@@ -1,4 +1,4 @@
-/* Layout of a figure: where everything stands. See figure_page.h. */
+/* Layout of a grid of pictures: where everything stands. See figure_page.h. */
 #include "lens/figure_page.h"
 #include "lens/png.h"
 
@@ -7,118 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum {
-    TEXT_MAX_BYTES = 6000, /* of one title; no figure has room for more */
-    TITLE_LINES = 10,
-    CELL_TITLE_LINES = 2,
-    INK = 0x1a1a1a,
-    FAINT = 0x8a8a8a,
-};
+enum { TITLE_LINES = 10, CELL_TITLE_LINES = 2 };
 
 static double clamp(double x, double lo, double hi) { return x < lo ? lo : x > hi ? hi : x; }
-
-/* Text from anywhere as text that can be set and written as XML: valid UTF-8, no control characters, not endless. */
-static char *clean_text(const char *s)
-{
-    size_t n = strnlen(s, TEXT_MAX_BYTES + 1);
-    bool cut = n > TEXT_MAX_BYTES;
-    if (cut)
-        for (n = TEXT_MAX_BYTES; n > 0 && ((unsigned char)s[n] & 0xc0) == 0x80;) n--;
-    char *valid = g_utf8_make_valid(s, (gssize)n);
-    GString *out = g_string_sized_new(n + 4);
-    for (const char *p = valid; *p; p = g_utf8_next_char(p)) {
-        gunichar c = g_utf8_get_char(p);
-        if (g_unichar_iscntrl(c) || c == 0x2028 || c == 0x2029)
-            c = ' ';
-        else if ((c & 0xfffe) == 0xfffe)
-            c = 0xfffd;
-        g_string_append_unichar(out, c);
-    }
-    g_free(valid);
-    if (cut) g_string_append(out, "\xe2\x80\xa6");
-    return g_string_free(out, FALSE);
-}
-
-static PangoLayout *new_layout(struct page *p, const char *text, double size_px, double width)
-{
-    PangoLayout *l = pango_layout_new(p->pango);
-    PangoFontDescription *font = pango_font_description_new();
-    pango_font_description_set_family_static(font, FIGURE_FONTS);
-    pango_font_description_set_absolute_size(font, size_px * PANGO_SCALE);
-    pango_layout_set_font_description(l, font);
-    pango_font_description_free(font);
-    pango_layout_set_alignment(l, PANGO_ALIGN_CENTER);
-    pango_layout_set_wrap(l, PANGO_WRAP_WORD_CHAR);
-    PangoAttrList *as = pango_attr_list_new();
-    pango_attr_list_insert(as, pango_attr_insert_hyphens_new(FALSE)); /* a prompt is shown as it was */
-    pango_layout_set_attributes(l, as);
-    pango_attr_list_unref(as);
-    if (width > 0) pango_layout_set_width(l, (int)(width * PANGO_SCALE));
-    pango_layout_set_text(l, text, -1);
-    return l;
-}
-
-/* Cuts the text until it has no more than `lines` lines, an ellipsis at its end. Pango's own ellipsis would not be in
- * the text, which SVG needs. */
-static void cut_lines(PangoLayout *l, int lines)
-{
-    if (pango_layout_get_line_count(l) <= lines) return;
-    char *text = g_strdup(pango_layout_get_text(l));
-    int cut = pango_layout_line_get_start_index(pango_layout_get_line_readonly(l, lines));
-    do {
-        cut = (int)(g_utf8_find_prev_char(text, text + cut) - text);
-        while (cut > 0 && text[cut - 1] == ' ') cut--;
-        char *shorter = g_strdup_printf("%.*s\xe2\x80\xa6", cut, text);
-        pango_layout_set_text(l, shorter, -1);
-        g_free(shorter);
-    } while (cut > 0 && pango_layout_get_line_count(l) > lines);
-    g_free(text);
-}
-
-/* Narrows a layout as far as it keeps its number of lines, so that no word stands alone on the last one. */
-static void balance(PangoLayout *l)
-{
-    int lines = pango_layout_get_line_count(l), wide = pango_layout_get_width(l), narrow = wide / lines;
-    if (lines == 1 || lines > 4) return;
-    while (wide - narrow > PANGO_SCALE) {
-        int mid = narrow + (wide - narrow) / 2;
-        pango_layout_set_width(l, mid);
-        *(pango_layout_get_line_count(l) > lines ? &narrow : &wide) = mid;
-    }
-    pango_layout_set_width(l, wide);
-}
-
-static double layout_height(PangoLayout *l)
-{
-    PangoRectangle r;
-    pango_layout_get_extents(l, NULL, &r);
-    return (double)r.height / PANGO_SCALE;
-}
-
-/* Takes the lines of a layout over into the page, its left top at x, y. */
-static void add_lines(struct page *p, PangoLayout *l, double x, double y, double size_px, unsigned colour)
-{
-    int n = pango_layout_get_line_count(l);
-    p->line = g_realloc_n(p->line, (gsize)(p->n_lines + n), sizeof *p->line);
-    PangoLayoutIter *it = pango_layout_get_iter(l);
-    const char *text = pango_layout_get_text(l);
-    do {
-        PangoLayoutLine *line = pango_layout_iter_get_line_readonly(it);
-        PangoRectangle r;
-        pango_layout_iter_get_line_extents(it, NULL, &r);
-        struct page_line *t = &p->line[p->n_lines++];
-        *t = (struct page_line){.line = pango_layout_line_ref(line),
-                                .x = x + (double)r.x / PANGO_SCALE,
-                                .y = y + (double)pango_layout_iter_get_baseline(it) / PANGO_SCALE,
-                                .w = (double)r.width / PANGO_SCALE,
-                                .size_px = size_px,
-                                .colour = colour,
-                                .rtl = pango_layout_line_get_resolved_direction(line) == PANGO_DIRECTION_RTL};
-        t->text = g_strndup(text + pango_layout_line_get_start_index(line), (gsize)pango_layout_line_get_length(line));
-        g_strstrip(t->text);
-    } while (pango_layout_iter_next_line(it));
-    pango_layout_iter_free(it);
-}
 
 /* Each pixel becomes f x f pixels. */
 static uint8_t *enlarge(const uint8_t *rgb, int w, int h, int f)
@@ -160,38 +51,15 @@ static int load_picture(struct page_picture *pic, const struct figure_cell *c, i
     return 0;
 }
 
-static void open_fonts(struct page *p, bool pixels)
-{
-    p->fonts = pango_cairo_font_map_new();
-    p->pango = pango_font_map_create_context(p->fonts);
-    /* Cairo sets glyphs on whole pixels, so in PNG widths are whole pixels too, else the letters stand unevenly. The
-     * language is fixed, for it takes part in the choice of fonts and would come from the user's locale. */
-    cairo_font_options_t *o = cairo_font_options_create();
-    cairo_font_options_set_antialias(o, CAIRO_ANTIALIAS_GRAY);
-    cairo_font_options_set_hint_style(o, pixels ? CAIRO_HINT_STYLE_SLIGHT : CAIRO_HINT_STYLE_NONE);
-    cairo_font_options_set_hint_metrics(o, pixels ? CAIRO_HINT_METRICS_ON : CAIRO_HINT_METRICS_OFF);
-    pango_cairo_context_set_font_options(p->pango, o);
-    cairo_font_options_destroy(o);
-    pango_context_set_round_glyph_positions(p->pango, pixels);
-    pango_context_set_language(p->pango, pango_language_from_string("en"));
-}
-
-static double layout_width(PangoLayout *l)
-{
-    PangoRectangle r;
-    pango_layout_get_extents(l, NULL, &r);
-    return ceil((double)r.width / PANGO_SCALE);
-}
-
 /* A column is as wide as the widest picture, or the widest title where that needs more (but not more than a cell). */
 static double column_width(struct page *p, const struct figure_spec *s, double box_w, double cell, double size_px)
 {
     double w = box_w;
     for (int i = 0; i < s->n_cells && w < cell; i++) {
         if (!s->cell[i].title) continue;
-        char *text = clean_text(s->cell[i].title);
-        PangoLayout *l = new_layout(p, text, size_px, 0);
-        w = fmax(w, fmin(cell, layout_width(l)));
+        char *text = page_text_clean(s->cell[i].title);
+        PangoLayout *l = page_text(p, text, size_px, 0);
+        w = fmax(w, fmin(cell, page_text_width(l)));
         g_object_unref(l);
         g_free(text);
     }
@@ -207,11 +75,11 @@ static double add_row(struct page *p, const struct figure_spec *s, int first, in
     for (int i = 0; i < n; i++) {
         const char *given = s->cell[first + i].title;
         if (!given || !*given) continue;
-        char *text = clean_text(given);
-        title[i] = new_layout(p, text, size_px, cell);
+        char *text = page_text_clean(given);
+        title[i] = page_text(p, text, size_px, cell);
         g_free(text);
-        cut_lines(title[i], CELL_TITLE_LINES);
-        tallest = fmax(tallest, layout_height(title[i]));
+        page_text_cut(title[i], CELL_TITLE_LINES);
+        tallest = fmax(tallest, page_text_height(title[i]));
     }
     double top = ceil(y + tallest + (tallest > 0 ? size_px * 0.3 : 0));
     for (int i = 0; i < n; i++) {
@@ -220,20 +88,21 @@ static double add_row(struct page *p, const struct figure_spec *s, int first, in
         pic->x = floor(x + (cell - pic->box_w) / 2);
         pic->y = floor(top + (box_h - pic->box_h) / 2);
         if (!pic->rgb) {
-            PangoLayout *l = new_layout(p, "missing", size_px, pic->box_w);
-            add_lines(p, l, pic->x, pic->y + (pic->box_h - layout_height(l)) / 2, size_px, FAINT);
+            PangoLayout *l = page_text(p, "missing", size_px, pic->box_w);
+            page_text_add(p, l, pic->x, pic->y + (pic->box_h - page_text_height(l)) / 2, size_px, PAGE_FAINT);
             g_object_unref(l);
         }
         if (!title[i]) continue;
-        add_lines(p, title[i], x, top - size_px * 0.3 - layout_height(title[i]), size_px, INK);
+        page_text_add(p, title[i], x, top - size_px * 0.3 - page_text_height(title[i]), size_px, PAGE_INK);
         g_object_unref(title[i]);
     }
     g_free(title);
     return top + box_h;
 }
 
-int page_layout(struct page *p, const struct figure_spec *s, bool pixels, struct dl_err *e)
+int page_layout(struct page *p, const void *spec, bool pixels, struct dl_err *e)
 {
+    const struct figure_spec *s = spec;
     *p = (struct page){0};
     int cell_px = s->cell_px ? s->cell_px : 256;
     int columns = s->columns ? s->columns : figure_columns(s->n_cells);
@@ -253,23 +122,23 @@ int page_layout(struct page *p, const struct figure_spec *s, bool pixels, struct
             p->picture[i].box_w = box_w;
             p->picture[i].box_h = box_h;
         }
-    open_fonts(p, pixels);
+    page_fonts(p, pixels);
     double margin = round(clamp(cell_px / 10.0, 10, 40)), gap = round(clamp(cell_px / 16.0, 6, 32));
     double size_px = clamp(round(cell_px / 16.0), 9, 24), title_px = clamp(round(cell_px / 12.0), 12, 32);
     double cell = column_width(p, s, box_w, cell_px, size_px);
     double grid_w = columns * cell + (columns - 1) * gap, content_w = grid_w, y = margin;
-    p->title = clean_text(s->title ? s->title : "");
+    p->title = page_text_clean(s->title ? s->title : "");
     if (*p->title) {
         /* A narrow grid gets a wider page rather than a tower of words. */
-        PangoLayout *l = new_layout(p, p->title, title_px, 0);
-        double room = fmax(grid_w, fmin(layout_width(l) + 1, title_px * 24));
+        PangoLayout *l = page_text(p, p->title, title_px, 0);
+        double room = fmax(grid_w, fmin(page_text_width(l) + 1, title_px * 24));
         pango_layout_set_width(l, (int)(room * PANGO_SCALE));
-        cut_lines(l, TITLE_LINES);
-        balance(l);
+        page_text_cut(l, TITLE_LINES);
+        page_text_balance(l);
         double title_w = ceil((double)pango_layout_get_width(l) / PANGO_SCALE);
         content_w = fmax(grid_w, title_w);
-        add_lines(p, l, margin + floor((content_w - title_w) / 2), y, title_px, INK);
-        y += ceil(layout_height(l)) + gap;
+        page_text_add(p, l, margin + floor((content_w - title_w) / 2), y, title_px, PAGE_INK);
+        y += ceil(page_text_height(l)) + gap;
         g_object_unref(l);
     }
     double x0 = margin + floor((content_w - grid_w) / 2);
@@ -291,6 +160,8 @@ void page_close(struct page *p)
     g_free(p->line);
     for (int i = 0; i < p->n_pictures; i++) free(p->picture[i].rgb);
     free(p->picture);
+    for (int i = 0; i < p->n_shapes; i++) g_free(p->shape[i].xy);
+    g_free(p->shape);
     g_free(p->title);
     if (p->pango) g_object_unref(p->pango);
     if (p->fonts) g_object_unref(p->fonts);

@@ -6,11 +6,15 @@
 #include <stdlib.h>
 
 /* Whatever the locale: with a point, two digits, none for whole numbers. */
+static char *written(char digits[G_ASCII_DTOSTR_BUF_SIZE], double x)
+{
+    return g_ascii_formatd(digits, G_ASCII_DTOSTR_BUF_SIZE, x == (double)(gint64)x ? "%.0f" : "%.2f", x);
+}
+
 static void number(GString *out, const char *name, double x)
 {
     char digits[G_ASCII_DTOSTR_BUF_SIZE];
-    g_ascii_formatd(digits, sizeof digits, x == (double)(gint64)x ? "%.0f" : "%.2f", x);
-    g_string_append_printf(out, " %s=\"%s\"", name, digits);
+    g_string_append_printf(out, " %s=\"%s\"", name, written(digits, x));
 }
 
 static void escaped(GString *out, const char *text)
@@ -48,13 +52,45 @@ static int picture(GString *out, const struct page_picture *pic, const char *nam
     return 0;
 }
 
+static void shape(GString *out, const struct page_shape *s)
+{
+    static const char *const name[] = {"polyline", "polygon", "circle"};
+    g_string_append_printf(out, "<%s", name[s->form]);
+    if (s->form == PAGE_CIRCLE) {
+        number(out, "cx", s->xy[0]);
+        number(out, "cy", s->xy[1]);
+        number(out, "r", s->radius);
+    } else {
+        g_string_append(out, " points=\"");
+        for (int i = 0; i < s->n; i++) {
+            char x[G_ASCII_DTOSTR_BUF_SIZE], y[G_ASCII_DTOSTR_BUF_SIZE];
+            g_string_append_printf(out, "%s%s,%s", i ? " " : "", written(x, s->xy[2 * i]),
+                                   written(y, s->xy[2 * i + 1]));
+        }
+        g_string_append(out, "\"");
+    }
+    if (s->opacity > 0)
+        g_string_append_printf(out, " fill=\"#%06x\"", s->fill);
+    else
+        g_string_append(out, " fill=\"none\"");
+    if (s->opacity > 0 && s->opacity < 1) number(out, "fill-opacity", s->opacity);
+    if (s->stroke_w > 0) {
+        g_string_append_printf(out, " stroke=\"#%06x\"", s->stroke);
+        number(out, "stroke-width", s->stroke_w);
+    }
+    g_string_append(out, "/>\n");
+}
+
 static void line(GString *out, const struct page_line *t)
 {
     if (!*t->text) return;
     g_string_append(out, "<text");
-    number(out, "x", t->x + t->w / 2);
+    number(out, "x", t->anchor == PAGE_LEFT ? t->x : t->anchor == PAGE_RIGHT ? t->x + t->w : t->x + t->w / 2);
     number(out, "y", t->y);
     number(out, "font-size", t->size_px);
+    /* "start" is the right end of text that runs to the left. */
+    if (t->anchor != PAGE_MIDDLE)
+        g_string_append_printf(out, " text-anchor=\"%s\"", (t->anchor == PAGE_LEFT) != t->rtl ? "start" : "end");
     g_string_append_printf(out, " fill=\"#%06x\"%s>", t->colour, t->rtl ? " direction=\"rtl\"" : "");
     escaped(out, t->text);
     g_string_append(out, "</text>\n");
@@ -75,6 +111,11 @@ int page_svg(const struct page *p, const char *name, uint8_t **data, int64_t *by
     g_string_append(out, "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n");
     int rc = 0;
     for (int i = 0; !rc && i < p->n_pictures; i++) rc = picture(out, &p->picture[i], name, e);
+    if (p->n_shapes) {
+        g_string_append(out, "<g stroke-linejoin=\"round\" stroke-linecap=\"round\">\n");
+        for (int i = 0; i < p->n_shapes; i++) shape(out, &p->shape[i]);
+        g_string_append(out, "</g>\n");
+    }
     g_string_append(out, "<g font-family=\"" FIGURE_FONTS "\" text-anchor=\"middle\" xml:space=\"preserve\">\n");
     for (int i = 0; i < p->n_lines; i++) line(out, &p->line[i]);
     g_string_append(out, "</g>\n</svg>\n");

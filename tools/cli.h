@@ -80,6 +80,7 @@ int cli_float(const char *option, const char *text, double min, double max, doub
 int cli_choice(const char *option, const char *text, int n, const char *const *names, struct dl_err *e);
 
 int cmd_bench(int argc, char **argv);
+int cmd_curves(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 int cmd_encode(int argc, char **argv);
 int cmd_figure(int argc, char **argv);

@@ -2,7 +2,8 @@
  * --dry-run. */
 #include "tests/cli/cli.h"
 
-static const char *const commands[] = {"demo", "sweep", "encode", "replay", "tokens", "figure", "inspect", "synth"};
+static const char *const commands[] = {"demo",   "sweep",  "encode",  "replay", "tokens",
+                                       "figure", "curves", "inspect", "synth"};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void test_help(void **state)
@@ -57,7 +58,7 @@ static void test_help_is_complete(void **state)
         "--rng",           "--dtype",        "--batch",       "--vae-tile",   "--out",           "--titles",
         "--title",         "--save-latents", "--device",      "--threads",    "--dry-run",       "--json",
         "--quiet",         "--other",        "--pooled",      "--max-tokens", "--clean-caption", "--vae-dtype",
-        "--original-size", "--crop",         "--target-size", "--resident",     "--choices"};
+        "--original-size", "--crop",         "--target-size", "--resident",   "--choices"};
     struct ran r;
     run_dlens(&r, root, "sweep", "--help");
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
@@ -114,7 +115,8 @@ static void test_refusals(void **state)
     refuses(2, "--threads 0", SWEEP, "--threads", "0");
     refuses(2, "--device gpu: known are", SWEEP, "--device", "gpu");
     refuses(4, "--device cuda:7", SWEEP, "--device", "cuda:7");
-    refuses(2, "--choices: on this device nothing is chosen by measurement", SWEEP, "--choices", out, "--device", "cpu");
+    refuses(2, "--choices: on this device nothing is chosen by measurement", SWEEP, "--choices", out, "--device",
+            "cpu");
     refuses(2, "--negative has no effect without guidance", SWEEP, "--guidance", "1", "--negative", "people");
     /* What other models honour and this one cannot. */
     refuses(2, "--pooled is about SDXL", SWEEP, "--pooled", "lens");
