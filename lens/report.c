@@ -101,6 +101,7 @@ struct picture {
     uint8_t *data; /* a PNG file, [bytes]; owned; NULL: missing */
     int64_t bytes;
     int w, h;
+    bool reduced;
 };
 
 /* Reduces a decoded picture to the page's cells and encodes it. */
@@ -115,7 +116,7 @@ static int reduce(struct picture *p, const struct dl_png *png, int w, int h, str
         thumb_make(png->rgb, png->w, png->h, rgb, w, h, sum);
         rc = dl_png_encode(rgb, w, h, NULL, 0, &p->data, &p->bytes, e);
     }
-    p->w = w, p->h = h;
+    p->w = w, p->h = h, p->reduced = true;
     free(rgb), free(sum);
     return rc;
 }
@@ -164,9 +165,9 @@ int report_picture(struct report *r, struct web *to, const struct report_row *ro
     web_base64(to, p.data, p.bytes);
     web_put(to, "\" alt=\"");
     report_alt(r, to, row, k);
-    /* page.css: upright formats are measured by their height, and small ones show their pixels */
+    /* page.css: upright formats are measured by their height, and those that were made small show their pixels */
     web_putf(to, "\" width=\"%d\" height=\"%d\" class=\"%s%s\"></span>", p.w, p.h, p.h > p.w ? "tall " : "",
-             p.w <= DOTS_PX && p.h <= DOTS_PX ? "dots" : "");
+             p.w <= DOTS_PX && p.h <= DOTS_PX && !p.reduced ? "dots" : "");
     free(p.data);
     return 0;
 }

@@ -96,42 +96,50 @@
         layTicks();
     }
 
-    /* Pictures of few pixels grow by whole factors, so that their pixels stay square. */
+    /* All pictures of a sweep have one format. Those of few pixels grow by whole factors, so that pixels stay square. */
     const first = $("pictures").querySelector("img");
-    const [width, height] = first ? [first.width, first.height].map(Number) : [256, 256];
-    const natural = first ? Math.max(first.getAttribute("width"), first.getAttribute("height")) : 256;
+    const [width, height] = ["width", "height"].map((name) => Number(first?.getAttribute(name) ?? 256));
+    const natural = Math.max(width, height);
     const dots = first?.classList.contains("dots") ?? false;
     const unit = dots ? natural : 16;
+    const whole = (px) => Math.max(unit, Math.floor(px / unit) * unit);
     const sizes = { slider: 0, table: 0 };
 
-    /* The largest size at which all cards are seen at once, within reason. */
+    /* The largest size at which all columns are seen at once, within reason. */
+    function goodTableSize() {
+        const wide = root.clientWidth - 48 - clamp(root.clientWidth * 0.18, 104, 240);
+        return whole(clamp(wide / layers.length - 8, 96, 256) * (natural / width));
+    }
+
+    /* The same for all cards, below a head of about 240 pixels; a card has about 84 pixels of text and gap. */
     function goodSize() {
         const wide = root.clientWidth - 48;
-        const high = root.clientHeight - 250;
-        const least = Math.ceil((dots ? 128 : 192) / unit) * unit;
-        const most = Math.max(least, Math.floor(Math.min(dots ? 512 : Math.max(natural, 384), high) / unit) * unit);
-        for (let px = most; px > least; px -= unit) {
-            const across = Math.max(1, Math.floor((wide + 24) / (px + 24)));
-            if (Math.ceil(rows.length / across) * (px + 80) <= high + 80) return px;
-        }
-        return least;
+        const high = root.clientHeight - 240;
+        if (wide < 520) return whole(((rows.length > 1 ? wide / 2 : wide + 16) * natural) / width);
+        const least = whole(dots ? 128 : 192);
+        let px = Math.max(least, whole(Math.min(dots ? 384 : Math.max(natural, 384), high - 60)));
+        const across = () => Math.max(1, Math.floor((wide + 24) / ((px * width) / natural + 24)));
+        const down = () => Math.ceil(rows.length / across()) * ((px * height) / natural + 84);
+        while (px > least && down() > high) px -= unit;
+        return px;
     }
 
     function setSize(px) {
         sizes[view] = px;
         root.style.setProperty("--size", px + "px");
+        root.style.setProperty("--wide", Math.round((px * width) / natural) + "px");
         $("size").value = String(px);
         $("size").setAttribute("aria-valuetext", px + " pixels");
     }
 
     function openSizes() {
         const size = $("size");
-        root.style.setProperty("--format", String(width && height ? width / height : 1));
+        root.style.setProperty("--format", String(width / height));
         size.min = String(dots ? natural : 64);
         size.step = String(unit);
-        size.max = String(dots ? Math.ceil(512 / natural) * natural : 1024);
+        size.max = String(dots ? whole(512 + natural - 1) : 1024);
         sizes.slider = goodSize();
-        sizes.table = dots ? Math.ceil(96 / natural) * natural : 144;
+        sizes.table = goodTableSize();
         size.addEventListener("input", () => setSize(Number(size.value)));
     }
 
@@ -244,7 +252,7 @@
         }
         $("large-prompt").textContent = promptOf(row);
         $("large-title").textContent = layers[layer].title;
-        $("large-seed").textContent = "seed " + seedOf(row);
+        $("large-seed").textContent = "· seed " + seedOf(row);
         $("large-back").disabled = layer === 0;
         $("large-on").disabled = layer === last;
         $("large-marks").hidden = !scoring;
@@ -471,14 +479,19 @@
                 const cell = (record[i] ?? "").trim();
                 if (c < 0 || cell === "") continue;
                 if (!/^[01](\.0+)?$/.test(cell)) odd++;
-                else if (picture(r, c)) marks.set(keyOf(r, c), Number(cell));
+                else marks.set(keyOf(r, c), Number(cell));
             }
         }
-        takeScores(name, marks, strangers, odd);
+        takeScores(name, marks, [
+            [strangers, "row has no picture here", "rows have no picture here"],
+            [names.filter((s, i) => /^\d+$/.test(s) && columns[i] < 0).length, "column is of a layer that is not here",
+                "columns are of layers that are not here"],
+            [odd, "cell is neither 1 nor 0", "cells are neither 1 nor 0"],
+        ]);
     }
 
     /* Loaded scores stand in the place of the question's own, which the file's name tells where this page wrote it. */
-    function takeScores(name, marks, strangers, odd) {
+    function takeScores(name, marks, left) {
         const begin = data.folder + "_";
         const own = name.startsWith(begin) && /\.csv$/i.test(name) ? name.slice(begin.length, -4).replace(/ ?\(\d+\)$/, "") : "";
         if (own) ask(own);
@@ -489,10 +502,8 @@
         questions.set(question, marks);
         showScores();
         keepSoon();
-        const say = ["Loaded " + marks.size + (marks.size === 1 ? " score." : " scores.")];
-        if (strangers) say.push(strangers + (strangers === 1 ? " row has" : " rows have") + " no picture here.");
-        if (odd) say.push(odd + (odd === 1 ? " cell is" : " cells are") + " neither 1 nor 0.");
-        $("said").textContent = say.join(" ");
+        const say = [[marks.size, "score loaded", "scores loaded"], ...left.filter(([n]) => n)];
+        $("said").textContent = say.map(([n, one, more]) => n + " " + (n === 1 ? one : more) + ".").join(" ");
     }
 
     /* ---- keys and clicks ---- */
@@ -571,7 +582,11 @@
         $("view-table").addEventListener("click", () => show("table"));
         $("filter").addEventListener("input", filter);
         window.addEventListener("hashchange", followLink);
-        new ResizeObserver(() => root.style.setProperty("--bar", $("bar").offsetHeight + "px")).observe($("bar"));
+        new ResizeObserver(() => {
+            const above = view === "slider" && !$("player").hidden ? $("player").offsetTop - 8 : 0;
+            root.style.setProperty("--bar", $("bar").offsetHeight + "px");
+            root.style.setProperty("--tools", above + "px");
+        }).observe($("bar"));
         setScoring(false);
         followLink();
     }
