@@ -40,7 +40,8 @@ const char gen_help[] =
     "  --batch N          images at once (auto)\n"
     "  --vae-tile N       decode in tiles of N latent pixels, a multiple of 4; 0 never (auto: when memory is short)\n"
     "What is written\n"
-    "  --out DIR          folder for manifest.json, images/ and the figure; an unfinished sweep is resumed there\n"
+    "  --out DIR          folder for manifest.json, images/, the figure and report.html, a page to look through them;\n"
+    "                     an unfinished sweep is resumed there\n"
     "  --titles MODE      layer: cells are titled by k; block: by block, as in the tutorial\n"
     "  --title NAME       the model's name in titles (the folder's)\n"
     "  --save-latents     also write latents.safetensors\n"
@@ -48,7 +49,7 @@ const char gen_help[] =
     "  --device NAME      auto, cpu, cuda or cuda:N        --threads N   CPU threads (all)\n"
     "  --choices DIR      on a GPU: compute by the same kernels as the sweep in DIR, which chose them by measurement\n"
     "  --dry-run          print plan, memory and work, make nothing\n"
-    "  --json             one JSON object on stdout: out, figures, images {total, made, resumed}, plan, warnings, ...\n"
+    "  --json             one JSON object on stdout: out, figures, report, images {total, made, resumed}, plan, warnings, ...\n"
     "  --quiet            errors only on stderr; the path of the figure (or folder) still goes to stdout\n";
 
 void gen_defaults(struct gen_args *a)
