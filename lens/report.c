@@ -157,7 +157,9 @@ int report_picture(struct report *r, struct web *to, const struct report_row *ro
     if (load(&p, path, r->cell_px, e)) return -1;
     if (!p.data) {
         r->missing++;
-        web_put(to, "<span class=\"frame missing\">missing</span>");
+        web_put(to, "<span class=\"frame missing\" role=\"img\" aria-label=\"");
+        report_alt(r, to, row, k);
+        web_put(to, ", missing\">missing</span>");
         return 0;
     }
     r->pictures++;

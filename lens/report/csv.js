@@ -28,7 +28,8 @@ const csv = (() => {
         return records;
     }
 
-    const quoted = (text) => (/[",\r\n]/.test(text) || text !== text.trim() ? '"' + text.replaceAll('"', '""') + '"' : text);
+    const isPlain = (text) => !/[",\r\n]/.test(text) && text === text.trim();
+    const quoted = (text) => (isPlain(text) ? text : '"' + text.replaceAll('"', '""') + '"');
     const write = (records) => records.map((r) => r.map((field) => quoted(String(field))).join(",") + "\r\n").join("");
 
     return { read, write };

@@ -9,7 +9,7 @@
     const { layers, prompts } = data;
     const rows = [...$("pictures").tBodies[0].rows];
     const cells = rows.map((tr) => [...tr.cells].slice(1));
-    const heads = [...$("pictures").tHead.rows[0].cells].slice(1);
+    const pictures = cells.map((line) => line.map((td) => td.querySelector("img"))); /* null: missing */
     const last = layers.length - 1;
     const promptOf = (r) => prompts[data.rows[r][0]];
     const seedOf = (r) => data.rows[r][1];
@@ -21,7 +21,7 @@
     let timer = 0; /* of playing */
 
     const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
-    const picture = (r, c) => cells[r][c].querySelector("img");
+    const picture = (r, c) => pictures[r][c];
     const isShown = (r) => !rows[r].hidden;
 
     function press(button, on) {
@@ -67,7 +67,7 @@
     function decodeNeighbours() {
         if (view !== "slider" || rows.length > 60) return;
         for (const c of [layer + 1, layer - 1])
-            if (c >= 0 && c <= last) for (const line of cells) line[c].querySelector("img")?.decode().catch(() => {});
+            if (c >= 0 && c <= last) for (const line of pictures) line[c]?.decode().catch(() => {});
     }
 
     /* Makes the current picture visible and, when keys led there, focused. */
@@ -87,7 +87,11 @@
         press($("view-table"), !cards);
         /* A list of cards and a grid of cells are different things to those who hear the page. */
         $("pictures").setAttribute("role", cards ? "list" : "grid");
-        for (const tr of rows) tr.setAttribute("role", cards ? "listitem" : "row");
+        $("pictures").tBodies[0].setAttribute("role", cards ? "presentation" : "rowgroup");
+        for (const tr of rows) {
+            tr.setAttribute("role", cards ? "listitem" : "row");
+            tr.cells[0].setAttribute("role", cards ? "presentation" : "rowheader");
+        }
         for (const line of cells) for (const td of line) td.setAttribute("role", cards ? "button" : "gridcell");
         if (!cards) stop();
         setSize(sizes[view]);
@@ -96,8 +100,8 @@
         layTicks();
     }
 
-    /* All pictures of a sweep have one format. Those of few pixels grow by whole factors, so that pixels stay square. */
-    const first = $("pictures").querySelector("img");
+    /* All pictures of a sweep have one format. Those of few pixels grow by whole factors: their pixels stay square. */
+    const first = pictures.flat().find(Boolean);
     const [width, height] = ["width", "height"].map((name) => Number(first?.getAttribute(name) ?? 256));
     const natural = Math.max(width, height);
     const dots = first?.classList.contains("dots") ?? false;
@@ -298,10 +302,10 @@
 
     function recall() {
         try {
-            const found = JSON.parse(localStorage.getItem(shelf) ?? "{}");
-            for (const [name, marks] of Object.entries(found.questions ?? {}))
-                questions.set(name, new Map(Object.entries(marks).filter(([, v]) => v === 1 || v === 0)));
-            if (questions.has(found.question)) question = found.question;
+            const found = JSON.parse(localStorage.getItem(shelf));
+            for (const [name, marks] of found?.questions ?? [])
+                questions.set(name, new Map(marks.filter(([, v]) => v === 1 || v === 0)));
+            if (questions.has(found?.question)) question = found.question;
         } catch {
             kept = false; /* pages from files may have no storage */
         }
@@ -309,8 +313,7 @@
 
     function keep() {
         saving = 0;
-        const all = {};
-        for (const [name, marks] of questions) if (marks.size) all[name] = Object.fromEntries(marks);
+        const all = [...questions].map(([name, marks]) => [name, [...marks]]);
         try {
             localStorage.setItem(shelf, JSON.stringify({ question, questions: all }));
             kept = true;
@@ -493,12 +496,12 @@
     /* Loaded scores stand in the place of the question's own, which the file's name tells where this page wrote it. */
     function takeScores(name, marks, left) {
         const begin = data.folder + "_";
-        const own = name.startsWith(begin) && /\.csv$/i.test(name) ? name.slice(begin.length, -4).replace(/ ?\(\d+\)$/, "") : "";
-        if (own) ask(own);
+        const copy = / ?\(\d+\)$/; /* what a browser adds to the name of a second download */
+        if (name.startsWith(begin) && /.\.csv$/i.test(name)) ask(name.slice(begin.length, -4).replace(copy, ""));
         const had = scores().size;
         const same = had === marks.size && [...marks].every(([key, v]) => scores().get(key) === v);
-        const of = question ? " of " + question : "";
-        if (had && !same && !confirm("Replace " + had + " scores" + of + " by " + marks.size + " from " + name + "?")) return;
+        const own = had + " scores" + (question ? " of " + question : "");
+        if (had && !same && !confirm("Replace " + own + " by " + marks.size + " from " + name + "?")) return;
         questions.set(question, marks);
         showScores();
         keepSoon();
@@ -511,7 +514,8 @@
     /* Where a key belongs to the control that has the focus. */
     function isControls(target, key) {
         if (target.matches("input[type=text], input[type=search], select")) return true;
-        if (target.matches("input[type=range]")) return target.id !== "layer" || !/^([01 ]|Backspace|Delete)$/.test(key);
+        if (target.matches("input[type=range]"))
+            return target.id !== "layer" || !/^([01 ]|Backspace|Delete)$/.test(key);
         return target.matches("button, summary, a") && (key === " " || key === "Enter");
     }
 
@@ -567,12 +571,11 @@
         $("bar").hidden = false;
         $("keys").hidden = false;
         $("filter-field").hidden = prompts.length < 2;
-        $("player").hidden = layers.length < 2;
+        for (const id of ["play", "track", "speed"]) $(id).hidden = layers.length < 2;
         for (const line of cells) {
             for (const td of line) td.tabIndex = -1;
             line[0].classList.add("on");
         }
-        for (const th of heads) th.setAttribute("role", "columnheader");
         openSizes();
         openSlider();
         openLarge();
@@ -583,7 +586,7 @@
         $("filter").addEventListener("input", filter);
         window.addEventListener("hashchange", followLink);
         new ResizeObserver(() => {
-            const above = view === "slider" && !$("player").hidden ? $("player").offsetTop - 8 : 0;
+            const above = view === "slider" ? $("player").offsetTop - 8 : 0;
             root.style.setProperty("--bar", $("bar").offsetHeight + "px");
             root.style.setProperty("--tools", above + "px");
         }).observe($("bar"));

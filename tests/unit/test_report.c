@@ -223,7 +223,8 @@ static void missing_and_bad(void **state)
     unlink(image_path(0, 17, 5));
     unlink(image_path(1, UINT64_MAX, 12));
     char *page = page_of(&(struct report_opts){0}, &made, NULL);
-    assert_int_equal(count(page, "<span class=\"frame missing\">missing</span>"), 2);
+    assert_int_equal(count(page, "<span class=\"frame missing\""), 2);
+    assert_non_null(strstr(page, " x=&#39;, layer 12, seed 18446744073709551615, missing\">missing</span>"));
     assert_int_equal(made.pictures, 10);
     assert_int_equal(made.missing, 2);
     assert_int_equal(made.rows, 4);
