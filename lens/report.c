@@ -98,8 +98,8 @@ static int image_path(char path[PATH_MAX], const struct report *r, const struct 
 }
 
 struct picture {
-    uint8_t *data; /* a PNG file, [bytes]; owned; NULL: missing */
-    int64_t bytes;
+    uint8_t *data; /* a PNG file, [bytes]; owned */
+    int64_t bytes; /* 0: missing */
     int w, h;
     bool reduced;
 };
@@ -140,22 +140,17 @@ static int load(struct picture *p, const char *path, int cell_px, struct dl_err 
     return rc;
 }
 
-static int64_t in_base64(int64_t bytes) { return (bytes + 2) / 3 * 4; }
-
 /* The picture of a row and layer, or its frame. A page that is counted takes the file's size, or the mean of the
  * sample's. */
 int report_picture(struct report *r, struct web *to, const struct report_row *row, int k, struct dl_err *e)
 {
     char path[PATH_MAX];
     struct stat st;
+    struct picture p = {0};
     if (image_path(path, r, row, k, e)) return -1;
-    if (r->counting) {
-        if (!stat(path, &st)) web_skip(to, r->counted_bytes ? r->counted_bytes : in_base64(st.st_size));
-        return 0;
-    }
-    struct picture p;
-    if (load(&p, path, r->cell_px, e)) return -1;
-    if (!p.data) {
+    if (!r->counting && load(&p, path, r->cell_px, e)) return -1;
+    if (r->counting && !stat(path, &st)) p.bytes = r->counted_bytes ? r->counted_bytes : st.st_size;
+    if (!p.bytes) {
         r->missing++;
         web_put(to, "<span class=\"frame missing\" role=\"img\" aria-label=\"");
         report_alt(r, to, row, k);
@@ -164,7 +159,10 @@ int report_picture(struct report *r, struct web *to, const struct report_row *ro
     }
     r->pictures++;
     web_put(to, "<span class=\"frame\"><img src=\"data:image/png;base64,");
-    web_base64(to, p.data, p.bytes);
+    if (p.data)
+        web_base64(to, p.data, p.bytes);
+    else
+        web_skip(to, (p.bytes + 2) / 3 * 4);
     web_put(to, "\" alt=\"");
     report_alt(r, to, row, k);
     /* page.css: upright formats are measured by their height, and those that were made small show their pixels */
@@ -176,7 +174,7 @@ int report_picture(struct report *r, struct web *to, const struct report_row *ro
 
 /* ---- how large ---- */
 
-/* What a picture at this cell takes in the page, the mean of a few that stand far apart; 0 when there is none. */
+/* How many bytes a picture at this cell has, the mean of a few that stand far apart; 0 when there is none. */
 static int sample(const struct report *r, int cell_px, int64_t *bytes, struct dl_err *e)
 {
     int64_t all = r->n_rows * r->n_layers, sum = 0, n = 0;
@@ -186,7 +184,7 @@ static int sample(const struct report *r, int cell_px, int64_t *bytes, struct dl
         struct picture p;
         if (image_path(path, r, &r->row[at / r->n_layers], r->layer[at % r->n_layers], e)) return -1;
         if (load(&p, path, cell_px, e)) return -1;
-        if (p.data) sum += in_base64(p.bytes), n++;
+        if (p.data) sum += p.bytes, n++;
         free(p.data);
     }
     *bytes = n ? (sum + n - 1) / n : 0;
@@ -252,7 +250,7 @@ static int write_fitting(struct report *r, const char *path, const struct report
         }
         if (o->cell_px) break;
     }
-    /* The estimate was a little low where the page itself was too large. */
+    /* Where the page itself was too large the estimate was too low. */
     return too_large(path, about > max_bytes ? about : max_bytes + 1, cell_px, max_bytes, e);
 }
 

@@ -275,6 +275,7 @@ static const struct {
 } own[] = {
     {"style", report_page_css, &report_page_css_bytes, "style-src"},
     {"csv_js", report_csv_js, &report_csv_js_bytes, "script-src"},
+    {"scores_js", report_scores_js, &report_scores_js_bytes, "script-src"},
     {"page_js", report_page_js, &report_page_js_bytes, "script-src"},
 };
 enum { OWN = sizeof own / sizeof *own };

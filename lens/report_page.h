@@ -24,7 +24,7 @@ struct report {
     int cell_px; /* 0: full size */
 
     bool counting;         /* the page is only counted: no picture is read */
-    int64_t counted_bytes; /* what a picture takes then; 0: what its file takes */
+    int64_t counted_bytes; /* of a picture then; 0: of its file */
     int64_t pictures, missing;
 };
 
@@ -38,7 +38,8 @@ void report_alt(const struct report *r, struct web *to, const struct report_row 
 
 /* The files of lens/report, which the build turns into arrays. A zero byte behind each does not count. page.html has
  * {{words}} that report_page.c fills in. */
-extern const unsigned char report_page_html[], report_page_css[], report_page_js[], report_csv_js[];
-extern const int64_t report_page_html_bytes, report_page_css_bytes, report_page_js_bytes, report_csv_js_bytes;
+extern const unsigned char report_page_html[], report_page_css[], report_page_js[], report_csv_js[], report_scores_js[];
+extern const int64_t report_page_html_bytes, report_page_css_bytes, report_page_js_bytes, report_csv_js_bytes,
+    report_scores_js_bytes;
 
 #endif

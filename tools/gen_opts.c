@@ -49,7 +49,8 @@ const char gen_help[] =
     "  --device NAME      auto, cpu, cuda or cuda:N        --threads N   CPU threads (all)\n"
     "  --choices DIR      on a GPU: compute by the same kernels as the sweep in DIR, which chose them by measurement\n"
     "  --dry-run          print plan, memory and work, make nothing\n"
-    "  --json             one JSON object on stdout: out, figures, report, images {total, made, resumed}, plan, warnings, ...\n"
+    "  --json             one JSON object on stdout: out, figures, report, images {total, made, resumed}, plan, "
+    "warnings, ...\n"
     "  --quiet            errors only on stderr; the path of the figure (or folder) still goes to stdout\n";
 
 void gen_defaults(struct gen_args *a)

@@ -238,6 +238,15 @@
     /* ---- the large view ---- */
 
     function fillLarge() {
+        $("large-prompt").textContent = promptOf(row);
+        $("large-title").textContent = layers[layer].title;
+        $("large-seed").textContent = "· seed " + seedOf(row);
+        $("large-back").disabled = layer === 0;
+        $("large-on").disabled = layer === last;
+        $("large-marks").hidden = !scoring;
+        press($("large-yes"), scores.get(row, layer) === 1);
+        press($("large-no"), scores.get(row, layer) === 0);
+        /* The text is there, so the stage has its size. */
         const from = picture(row, layer);
         const to = $("large-picture");
         to.hidden = !from;
@@ -254,14 +263,6 @@
             to.style.width = Math.max(1, Math.round(w * grow)) + "px";
             to.style.height = Math.max(1, Math.round(h * grow)) + "px";
         }
-        $("large-prompt").textContent = promptOf(row);
-        $("large-title").textContent = layers[layer].title;
-        $("large-seed").textContent = "· seed " + seedOf(row);
-        $("large-back").disabled = layer === 0;
-        $("large-on").disabled = layer === last;
-        $("large-marks").hidden = !scoring;
-        press($("large-yes"), scoreOf(row, layer) === 1);
-        press($("large-no"), scoreOf(row, layer) === 0);
     }
 
     function enlarge() {
@@ -288,44 +289,11 @@
 
     /* ---- scores ---- */
 
-    /* Each question has its scores: "prompt's number,seed,k" to 1 or 0. What the browser keeps is for this sweep,
-     * whatever part of it a page shows. */
-    const shelf = "dlens " + data.id;
-    let questions = new Map([["", new Map()]]);
-    let question = "";
-    let kept = true; /* whether the browser has them */
-    let saving = 0;
-
-    const scores = () => questions.get(question);
-    const keyOf = (r, c) => data.numbers[data.rows[r][0]] + "," + seedOf(r) + "," + layers[c].k;
-    const scoreOf = (r, c) => scores().get(keyOf(r, c));
-
-    function recall() {
-        try {
-            const found = JSON.parse(localStorage.getItem(shelf));
-            for (const [name, marks] of found?.questions ?? [])
-                questions.set(name, new Map(marks.filter(([, v]) => v === 1 || v === 0)));
-            if (questions.has(found?.question)) question = found.question;
-        } catch {
-            kept = false; /* pages from files may have no storage */
-        }
-    }
-
-    function keep() {
-        saving = 0;
-        const all = [...questions].map(([name, marks]) => [name, [...marks]]);
-        try {
-            localStorage.setItem(shelf, JSON.stringify({ question, questions: all }));
-            kept = true;
-        } catch {
-            kept = false;
-        }
-    }
-
-    const keepSoon = () => (saving ||= setTimeout(keep, 300));
+    const scores = openScores(data);
+    const say = (text) => ($("said").textContent = text);
 
     function showScore(r, c) {
-        const score = scoreOf(r, c);
+        const score = scores.get(r, c);
         const td = cells[r][c];
         td.classList.toggle("yes", score === 1);
         td.classList.toggle("no", score === 0);
@@ -336,19 +304,19 @@
     function showCount() {
         let done = 0;
         let all = 0;
-        for (let r = 0; r < rows.length; r++)
-            for (let c = 0; c <= last; c++) {
-                if (!picture(r, c)) continue;
+        for (const [r, line] of pictures.entries())
+            for (const [c, img] of line.entries()) {
+                if (!img) continue;
                 all++;
-                done += scoreOf(r, c) !== undefined;
+                done += scores.get(r, c) !== undefined;
             }
         $("count").textContent = done + " of " + all + " scored";
     }
 
     function showScores() {
-        for (let r = 0; r < rows.length; r++) for (let c = 0; c <= last; c++) showScore(r, c);
-        $("question").value = question;
-        const options = [...questions.keys()].filter(Boolean).map((name) => {
+        for (const [r, line] of cells.entries()) for (const c of line.keys()) showScore(r, c);
+        $("question").value = scores.question;
+        const options = scores.names.map((name) => {
             const option = document.createElement("option");
             option.value = name;
             return option;
@@ -360,17 +328,15 @@
     /* undefined: not scored */
     function mark(r, c, score) {
         if (!picture(r, c)) return;
-        if (score === undefined) scores().delete(keyOf(r, c));
-        else scores().set(keyOf(r, c), score);
-        $("said").textContent = "";
+        scores.set(r, c, score);
+        say("");
         showScore(r, c);
         showCount();
-        keepSoon();
         if ($("large").open) fillLarge();
     }
 
     function toggleMark(score) {
-        mark(row, layer, scoreOf(row, layer) === score ? undefined : score);
+        mark(row, layer, scores.get(row, layer) === score ? undefined : score);
     }
 
     /* The next picture to look at: down the cards of a layer, along the rows of the table; at the end it stays. */
@@ -385,15 +351,10 @@
         if (!$("large").open) reveal(true);
     }
 
-    /* A question that has no name yet takes its scores along when it gets one; another name is another question. */
     function ask(name) {
-        if (name === question) return;
-        if (!questions.has(name)) questions.set(name, question ? new Map() : scores());
-        if (!question) questions.set("", new Map());
-        question = name;
-        $("said").textContent = "";
+        scores.ask(name);
+        say("");
         showScores();
-        keepSoon();
     }
 
     function setScoring(on) {
@@ -405,8 +366,44 @@
         showScores();
     }
 
-    function openScores() {
-        recall();
+    function saveScores() {
+        if (!scores.question) {
+            say("Name the question first.");
+            $("question").focus();
+            return;
+        }
+        const link = document.createElement("a");
+        link.href = URL.createObjectURL(new Blob([scores.toCsv()], { type: "text/csv" }));
+        link.download = data.folder + "_" + scores.question.replaceAll(/[^\p{L}\p{N}_-]+/gu, "-") + ".csv";
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+        say("Saved as " + link.download + ".");
+    }
+
+    /* The file's name tells the question where this page wrote it. */
+    function loadScores(name, text) {
+        const found = scores.fromCsv(text);
+        if (!found) return say(name + " has no columns prompt, seed and this page's layers.");
+        const { marks, left } = found;
+        const begin = data.folder + "_";
+        const copy = / ?\(\d+\)$/; /* what a browser adds to the name of a second download */
+        if (name.startsWith(begin) && /.\.csv$/i.test(name)) ask(name.slice(begin.length, -4).replace(copy, ""));
+        const own = scores.size + " scores" + (scores.question ? " of " + scores.question : "");
+        const isNew = scores.size && !scores.isSame(marks);
+        if (isNew && !confirm("Replace " + own + " by " + marks.size + " from " + name + "?")) return say("");
+        scores.replace(marks);
+        showScores();
+        const told = [
+            [marks.size, "score loaded", "scores loaded"],
+            [left.rows, "row has no picture here", "rows have no picture here"],
+            [left.columns, "column is of a layer that is not here", "columns are of layers that are not here"],
+            [left.cells, "cell is neither 1 nor 0", "cells are neither 1 nor 0"],
+        ];
+        const shown = told.filter(([n], i) => n || !i);
+        return say(shown.map(([n, one, more]) => n + " " + (n === 1 ? one : more) + ".").join(" "));
+    }
+
+    function openScoring() {
         $("score").addEventListener("click", () => setScoring(!scoring));
         $("question").addEventListener("change", () => ask($("question").value.trim()));
         $("save").addEventListener("click", saveScores);
@@ -416,97 +413,11 @@
             $("file").value = ""; /* the same file may be chosen again */
             if (file) loadScores(file.name, await file.text());
         });
-        window.addEventListener("pagehide", () => saving && keep());
+        window.addEventListener("pagehide", scores.flush);
         window.addEventListener("beforeunload", (e) => {
-            if (saving) keep();
-            if (!kept && [...questions.values()].some((marks) => marks.size)) e.preventDefault();
+            scores.flush();
+            if (!scores.isSafe) e.preventDefault();
         });
-    }
-
-    /* ---- files of scores: prompt, a column for each k, seed ---- */
-
-    const fileEnd = () => "_" + question.replaceAll(/[^\p{L}\p{N}_-]+/gu, "-") + ".csv";
-
-    function writeCsv() {
-        const records = [["prompt", ...layers.map((l) => l.k), "seed"]];
-        for (let r = 0; r < rows.length; r++)
-            records.push([promptOf(r), ...layers.map((_, c) => scoreOf(r, c) ?? ""), seedOf(r)]);
-        return csv.write(records);
-    }
-
-    function saveScores() {
-        if (!question) {
-            $("said").textContent = "Name the question first.";
-            $("question").focus();
-            return;
-        }
-        const link = document.createElement("a");
-        link.href = URL.createObjectURL(new Blob([writeCsv()], { type: "text/csv" }));
-        link.download = data.folder + fileEnd();
-        link.click();
-        setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-        $("said").textContent = "Saved as " + link.download + ".";
-    }
-
-    /* Which rows have a prompt and seed. Several may: they are taken in their order. */
-    function rowsByText() {
-        const found = new Map();
-        for (let r = 0; r < rows.length; r++) {
-            const name = JSON.stringify([promptOf(r), seedOf(r)]);
-            found.set(name, [...(found.get(name) ?? []), r]);
-        }
-        return found;
-    }
-
-    function loadScores(name, text) {
-        const [head, ...records] = csv.read(text);
-        const names = (head ?? []).map((s) => s.trim());
-        const at = { prompt: names.indexOf("prompt"), seed: names.indexOf("seed") };
-        const columns = names.map((s) => (/^\d+$/.test(s) ? layers.findIndex((l) => l.k === Number(s)) : -1));
-        if (at.prompt < 0 || at.seed < 0 || !columns.some((c) => c >= 0)) {
-            $("said").textContent = name + " has no columns prompt, seed and this page's layers.";
-            return;
-        }
-        const marks = new Map();
-        const found = rowsByText();
-        let strangers = 0;
-        let odd = 0;
-        for (const record of records) {
-            const seed = (record[at.seed] ?? "").trim().replace(/\.0+$/, "");
-            const r = found.get(JSON.stringify([record[at.prompt], seed]))?.shift();
-            if (r === undefined) {
-                strangers++;
-                continue;
-            }
-            for (const [i, c] of columns.entries()) {
-                const cell = (record[i] ?? "").trim();
-                if (c < 0 || cell === "") continue;
-                if (!/^[01](\.0+)?$/.test(cell)) odd++;
-                else marks.set(keyOf(r, c), Number(cell));
-            }
-        }
-        takeScores(name, marks, [
-            [strangers, "row has no picture here", "rows have no picture here"],
-            [names.filter((s, i) => /^\d+$/.test(s) && columns[i] < 0).length, "column is of a layer that is not here",
-                "columns are of layers that are not here"],
-            [odd, "cell is neither 1 nor 0", "cells are neither 1 nor 0"],
-        ]);
-    }
-
-    /* Loaded scores stand in the place of the question's own, which the file's name tells where this page wrote it. */
-    function takeScores(name, marks, left) {
-        const begin = data.folder + "_";
-        const copy = / ?\(\d+\)$/; /* what a browser adds to the name of a second download */
-        if (name.startsWith(begin) && /.\.csv$/i.test(name)) ask(name.slice(begin.length, -4).replace(copy, ""));
-        const had = scores().size;
-        const same = had === marks.size && [...marks].every(([key, v]) => scores().get(key) === v);
-        const own = had + " scores" + (question ? " of " + question : "");
-        if (had && !same && !confirm("Replace " + own + " by " + marks.size + " from " + name + "?")) return;
-        questions.set(question, marks);
-        showScores();
-        keepSoon();
-        const say = [[marks.size, "score loaded", "scores loaded"], ...left.filter(([n]) => n)];
-        $("said").textContent = say.map(([n, one, more]) => n + " " + (n === 1 ? one : more) + ".").join(" ");
     }
 
     /* ---- keys and clicks ---- */
@@ -561,7 +472,7 @@
             const c = cells[r].indexOf(td);
             moveTo(r, c);
             td.focus({ preventScroll: true });
-            if (scoring) mark(r, c, new Map([[undefined, 1], [1, 0]]).get(scoreOf(r, c)));
+            if (scoring) mark(r, c, new Map([[undefined, 1], [1, 0]]).get(scores.get(r, c)));
             else enlarge();
         });
     }
@@ -579,7 +490,7 @@
         openSizes();
         openSlider();
         openLarge();
-        openScores();
+        openScoring();
         openKeys();
         $("view-slider").addEventListener("click", () => show("slider"));
         $("view-table").addEventListener("click", () => show("table"));
