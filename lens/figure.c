@@ -87,23 +87,17 @@ static int out_path(char path[PATH_MAX], const char *dir, const struct figure_sw
 static int draw_group(const char *dir, const struct manifest_doc *d, const struct figure_sweep *o, struct group g,
                       const char *path, struct dl_err *e)
 {
-    const char *title_setting = json_string_value(json_object_get(d->run, "titles"));
-    bool blocks = o->titles == FIGURE_TITLES_BLOCK ||
-                  (o->titles == FIGURE_TITLES_SWEEP && title_setting && !strcmp(title_setting, "block"));
+    bool blocks = figure_by_block(o->titles, d);
     bool big = strstr(d->model.class_name, "XL") || strstr(d->model.class_name, "Flux");
     struct figure_spec s = {.columns = o->columns, .cell_px = o->cell_px ? o->cell_px : big ? 512 : 256};
     struct figure_cell *cell = calloc((size_t)d->n_layers + 1, sizeof *cell);
-    char(*text)[24] = calloc((size_t)d->n_layers + 1, sizeof *text);
+    char(*text)[NAMES_MAX] = calloc((size_t)d->n_layers + 1, sizeof *text);
     char *title = NULL;
     int rc = cell && text ? 0 : dl_fail(e, DL_ENOMEM, "%s: no memory", path);
     for (int i = 0; !rc && i < d->n_layers; i++) {
         char file[NAMES_MAX], *whole;
         int k = d->layer[i];
-        /* The tutorial calls the output of block b "Layer b"; the embeddings have no number there. */
-        if (blocks && !k)
-            snprintf(text[i], sizeof *text, "Embeddings");
-        else
-            snprintf(text[i], sizeof *text, "Layer %d", blocks ? k - 1 : k);
+        names_title(text[i], blocks, k);
         names_image(file, "images", g.prompt, g.seed, k);
         if (asprintf(&whole, "%s/%s", dir, file) < 0) {
             rc = dl_fail(e, DL_ENOMEM, "%s: no memory", path);

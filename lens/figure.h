@@ -17,6 +17,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 struct figure_cell {
     const char *title;  /* UTF-8; NULL for none */
@@ -43,6 +44,13 @@ int figure_draw(const struct figure_spec *s, const char *path, struct dl_err *e)
 
 /* The figures of a sweep's folder, one per prompt and seed. */
 enum figure_titles { FIGURE_TITLES_SWEEP, FIGURE_TITLES_LAYER, FIGURE_TITLES_BLOCK };
+
+/* Whether pictures are titled by block. */
+static inline bool figure_by_block(enum figure_titles t, const struct manifest_doc *d)
+{
+    const char *run = json_string_value(json_object_get(d->run, "titles"));
+    return t == FIGURE_TITLES_BLOCK || (t == FIGURE_TITLES_SWEEP && run && !strcmp(run, "block"));
+}
 
 struct figure_sweep {
     int columns, cell_px;      /* 0: the rules above; cells are 512 for SDXL and FLUX */

@@ -25,3 +25,11 @@ void names_grid(char out[NAMES_MAX], bool only_one, int prompt, uint64_t seed, c
     else
         snprintf(out, NAMES_MAX, "grid_p%03d_s%" PRIu64 ".%.8s", prompt, seed, suffix);
 }
+
+void names_title(char out[NAMES_MAX], bool blocks, int k)
+{
+    if (blocks && !k)
+        snprintf(out, NAMES_MAX, "Embeddings");
+    else
+        snprintf(out, NAMES_MAX, "Layer %d", blocks ? k - 1 : k);
+}

@@ -24,34 +24,78 @@ static void sync_folder_of(const char *path)
     close(fd);
 }
 
-static int write_all(int fd, const uint8_t *data, int64_t bytes)
+struct outfile {
+    int fd;
+    char path[PATH_MAX], tmp[PATH_MAX];
+};
+
+static int cannot_write(const struct outfile *f, int why, struct dl_err *e)
 {
-    while (bytes > 0) {
-        ssize_t n = write(fd, data, bytes < (1 << 30) ? (size_t)bytes : (size_t)1 << 30);
+    return dl_fail(e, DL_EFAIL, "%s: cannot be written: %s", f->path, strerror(why));
+}
+
+int outfile_open(struct outfile **out, const char *path, struct dl_err *e)
+{
+    *out = NULL;
+    struct outfile *f = malloc(sizeof *f);
+    if (!f) return dl_fail(e, DL_ENOMEM, "%s: no memory", path);
+    if (snprintf(f->tmp, sizeof f->tmp, "%s.%ld.tmp", path, (long)getpid()) >= (int)sizeof f->tmp) {
+        free(f);
+        return dl_fail(e, DL_EFAIL, "%.200s...: the name is too long", path);
+    }
+    snprintf(f->path, sizeof f->path, "%s", path);
+    f->fd = open(f->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (f->fd < 0) {
+        int rc = cannot_write(f, errno, e);
+        free(f);
+        return rc;
+    }
+    *out = f;
+    return 0;
+}
+
+int outfile_append(struct outfile *f, const void *data, int64_t bytes, struct dl_err *e)
+{
+    for (const uint8_t *at = data; bytes > 0;) {
+        ssize_t n = write(f->fd, at, bytes < (1 << 30) ? (size_t)bytes : (size_t)1 << 30);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return -1;
-        data += n;
+        if (n < 0) return cannot_write(f, errno, e);
+        at += n;
         bytes -= n;
     }
-    return fsync(fd);
+    return 0;
+}
+
+int outfile_commit(struct outfile *f, struct dl_err *e)
+{
+    int why = fsync(f->fd) ? errno : 0;
+    if (close(f->fd) && !why) why = errno;
+    if (!why && rename(f->tmp, f->path)) why = errno;
+    if (why) {
+        unlink(f->tmp);
+        cannot_write(f, why, e);
+    } else {
+        sync_folder_of(f->path);
+    }
+    free(f);
+    return why ? -1 : 0;
+}
+
+void outfile_abandon(struct outfile *f)
+{
+    if (!f) return;
+    close(f->fd);
+    unlink(f->tmp);
+    free(f);
 }
 
 int outfile_write(const char *path, const void *data, int64_t bytes, struct dl_err *e)
 {
-    char tmp[PATH_MAX];
-    if (snprintf(tmp, sizeof tmp, "%s.%ld.tmp", path, (long)getpid()) >= (int)sizeof tmp)
-        return dl_fail(e, DL_EFAIL, "%.200s...: the name is too long", path);
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return dl_fail(e, DL_EFAIL, "%s: cannot be written: %s", path, strerror(errno));
-    int why = write_all(fd, data, bytes) ? errno : 0;
-    if (close(fd) && !why) why = errno;
-    if (!why && rename(tmp, path)) why = errno;
-    if (why) {
-        unlink(tmp);
-        return dl_fail(e, DL_EFAIL, "%s: cannot be written: %s", path, strerror(why));
-    }
-    sync_folder_of(path);
-    return 0;
+    struct outfile *f;
+    if (outfile_open(&f, path, e)) return -1;
+    if (!outfile_append(f, data, bytes, e)) return outfile_commit(f, e);
+    outfile_abandon(f);
+    return -1;
 }
 
 int outfile_folder(const char *path, struct dl_err *e)

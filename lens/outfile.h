@@ -16,6 +16,14 @@
 
 int outfile_write(const char *path, const void *data, int64_t bytes, struct dl_err *e);
 
+/* The same for a file that is too large to be held: opened, appended to in pieces, and committed, which syncs and
+ * renames it. Until then `path` is what it was. */
+struct outfile;
+int outfile_open(struct outfile **f, const char *path, struct dl_err *e);
+int outfile_append(struct outfile *f, const void *data, int64_t bytes, struct dl_err *e);
+int outfile_commit(struct outfile *f, struct dl_err *e); /* frees, also when it fails */
+void outfile_abandon(struct outfile *f);                 /* removes what was written and frees; NULL is fine */
+
 /* Makes a folder and those above it; one that is there already is fine. */
 int outfile_folder(const char *path, struct dl_err *e);
 

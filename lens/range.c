@@ -1,14 +1,16 @@
 #include "lens/range.h"
 
 #include <errno.h>
-#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct asked {
     const char *option; /* "--layers" */
     const char *noun;   /* "layer" */
+    const char *owner;  /* "model" */
     int n;              /* how many there are: 0..n-1 */
+    const bool *has;    /* [n] which of them, or NULL */
     int add;            /* from the user's number to k */
     bool *seen;         /* [n] */
     struct range *r;
@@ -17,8 +19,15 @@ struct asked {
 
 static int none_such(const struct asked *a, const char *item, int len, long long number)
 {
-    return dl_fail(a->e, DL_EUSAGE, "%s %.*s: there is no %s %lld; this model has %ss 0..%d", a->option, len, item,
-                   a->noun, number, a->noun, a->n - 1);
+    char list[200];
+    size_t at = 0;
+    if (!a->has)
+        return dl_fail(a->e, DL_EUSAGE, "%s %.*s: there is no %s %lld; this %s has %ss 0..%d", a->option, len, item,
+                       a->noun, number, a->owner, a->noun, a->n - 1);
+    for (int i = 0; i < a->n && at < sizeof list - 20; i++)
+        if (a->has[i]) at += (size_t)snprintf(list + at, sizeof list - at, "%s%d", at ? ", " : "", i);
+    return dl_fail(a->e, DL_EUSAGE, "%s %.*s: there is no %s %lld; this %s has %ss %s%s", a->option, len, item, a->noun,
+                   number, a->owner, a->noun, list, at < sizeof list - 20 ? "" : ", ...");
 }
 
 static int not_understood(const struct asked *a, const char *item, int len)
@@ -35,6 +44,8 @@ static void take(struct asked *a, int i)
     a->seen[i] = true;
     a->r->k[a->r->n++] = i + a->add;
 }
+
+static bool is_there(const struct asked *a, long long i) { return i >= 0 && i < a->n && (!a->has || a->has[i]); }
 
 /* Reads one number that ends at `end` or at a colon; *given is false when there is none. */
 static int read_number(const char **p, const char *end, long long *value, bool *given)
@@ -62,7 +73,8 @@ static int take_item(struct asked *a, const char *item, int len)
 {
     const char *p = item, *end = item + len;
     if (len == 3 && !memcmp(item, "all", 3)) {
-        for (int i = 0; i < a->n; i++) take(a, i);
+        for (int i = 0; i < a->n; i++)
+            if (is_there(a, i)) take(a, i);
         return 0;
     }
     if (len == 4 && !memcmp(item, "last", 4)) {
@@ -80,7 +92,7 @@ static int take_item(struct asked *a, const char *item, int len)
     if (parts == 1) {
         if (!given[0]) return not_understood(a, item, len);
         long long i = number[0] < 0 ? number[0] + a->n : number[0];
-        if (i < 0 || i >= a->n) return none_such(a, item, len, number[0]);
+        if (!is_there(a, i)) return none_such(a, item, len, number[0]);
         take(a, (int)i);
         return 0;
     }
@@ -95,22 +107,17 @@ static int take_item(struct asked *a, const char *item, int len)
     long long start = given[0] ? number[0] : step > 0 ? 0 : a->n - 1;
     long long stop = given[1] ? number[1] : step > 0 ? a->n : -1;
     for (long long i = start; step > 0 ? i < stop : i > stop; i += step) {
-        if (i >= a->n) return none_such(a, item, len, i);
+        if (!is_there(a, i)) return none_such(a, item, len, i);
         take(a, (int)i);
     }
     return 0;
 }
 
-int range_parse(struct range *r, const char *text, enum range_unit unit, int n_blocks, struct dl_err *e)
+static int parse(struct asked a, const char *text)
 {
+    struct range *r = a.r;
+    struct dl_err *e = a.e;
     *r = (struct range){0};
-    bool blocks = unit == RANGE_BLOCKS;
-    struct asked a = {.option = blocks ? "--blocks" : "--layers",
-                      .noun = blocks ? "block" : "layer",
-                      .n = blocks ? n_blocks : n_blocks + 1,
-                      .add = blocks,
-                      .r = r,
-                      .e = e};
     r->k = calloc((size_t)a.n, sizeof *r->k);
     a.seen = calloc((size_t)a.n, sizeof *a.seen);
     int rc = r->k && a.seen ? 0 : dl_fail(e, DL_ENOMEM, "%s: no memory", a.option);
@@ -128,6 +135,27 @@ int range_parse(struct range *r, const char *text, enum range_unit unit, int n_b
     if (!rc && !r->n) rc = dl_fail(e, DL_EUSAGE, "%s %.100s: this selects no %s", a.option, text, a.noun);
     if (rc) range_close(r);
     return rc;
+}
+
+int range_parse(struct range *r, const char *text, enum range_unit unit, int n_blocks, struct dl_err *e)
+{
+    bool blocks = unit == RANGE_BLOCKS;
+    return parse((struct asked){.option = blocks ? "--blocks" : "--layers",
+                                .noun = blocks ? "block" : "layer",
+                                .owner = "model",
+                                .n = blocks ? n_blocks : n_blocks + 1,
+                                .add = blocks,
+                                .r = r,
+                                .e = e},
+                 text);
+}
+
+int range_pick(struct range *r, const char *text, const struct range_of *of, struct dl_err *e)
+{
+    return parse(
+        (struct asked){
+            .option = of->option, .noun = of->noun, .owner = of->owner, .n = of->n, .has = of->has, .r = r, .e = e},
+        text);
 }
 
 void range_close(struct range *r)

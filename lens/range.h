@@ -20,6 +20,8 @@
 
 #include "engine/err.h"
 
+#include <stdbool.h>
+
 enum range_unit { RANGE_LAYERS, RANGE_BLOCKS };
 
 struct range {
@@ -30,6 +32,16 @@ struct range {
 /* `n_blocks` is N, at least 1. Failure is DL_EUSAGE, names the option, the item and what the model has, and leaves *r
  * empty. */
 int range_parse(struct range *r, const char *text, enum range_unit unit, int n_blocks, struct dl_err *e);
+
+/* The same for a part of something that is there already: the pictures of a sweep. */
+struct range_of {
+    const char *option; /* "--prompts" */
+    const char *noun;   /* "prompt" */
+    const char *owner;  /* "sweep", as in "this sweep has prompts 0..2" */
+    int n;              /* numbers are 0..n-1; at least 1 */
+    const bool *has;    /* [n] those that are there, the last one among them; NULL: all. `all` takes these alone */
+};
+int range_pick(struct range *r, const char *text, const struct range_of *of, struct dl_err *e);
 void range_close(struct range *r); /* a zeroed struct is fine */
 
 #endif

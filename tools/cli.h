@@ -86,6 +86,7 @@ int cmd_encode(int argc, char **argv);
 int cmd_figure(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_replay(int argc, char **argv);
+int cmd_report(int argc, char **argv);
 int cmd_sweep(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
 int cmd_tokens(int argc, char **argv);

@@ -12,7 +12,7 @@ static const char help[] =
     "A real sweep over all layers of the small model that comes with dlens, for a few telling prompts. Nothing is\n"
     "downloaded. The model is 20 MB and was trained from scratch on drawn shapes: see tools/demo_model/README.md.\n"
     "\n"
-    "  --out DIR          folder for images and figures (dlens-demo)\n"
+    "  --out DIR          folder for images, figures and report.html, a page to look through them (dlens-demo)\n"
     "  --model DIR        another place of the demo model\n"
     "  --device NAME      cpu (what auto means), cuda, cuda:N     --threads N   CPU threads (all)\n"
     "  --json             one JSON object on stdout        --quiet       errors only\n";

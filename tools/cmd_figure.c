@@ -1,9 +1,6 @@
 #include "lens/figure.h"
 #include "tools/gen.h"
 
-#include <stdio.h>
-#include <unistd.h>
-
 static const char help[] =
     "usage: dlens figure DIR [options]\n"
     "\n"
@@ -61,12 +58,7 @@ static int figure(struct cli *c, void *user, char *line, struct dl_err *e)
     struct gen_figures m = {.list = json_array(), .line = line};
     json_object_set_new(c->result, "figures", m.list);
     if (!a->dir) return dl_fail(e, DL_EUSAGE, "the folder of a sweep is needed");
-    char path[4096];
-    snprintf(path, sizeof path, "%s/manifest.json", a->dir);
-    if (access(path, F_OK) < 0)
-        return dl_fail(e, DL_EINPUT,
-                       "%s: no folder with a manifest.json; dlens sweep and dlens replay make such folders", a->dir);
-    if (manifest_read(&d, a->dir, e) < 0) return -1;
+    if (gen_read_folder(a->dir, &d, e) < 0) return -1;
     int rc = figure_sweep(a->dir, &d, &a->o, gen_figure_made, &m, e);
     manifest_doc_close(&d);
     return rc;

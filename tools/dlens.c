@@ -14,6 +14,7 @@ static const struct {
     {"replay", cmd_replay, "images from stored hidden states"},
     {"tokens", cmd_tokens, "how prompts are cut into tokens, and what is cut off"},
     {"figure", cmd_figure, "draw a sweep's grid again: PNG, PDF or SVG"},
+    {"report", cmd_report, "one HTML page of a sweep: a slider over layers, scores"},
     {"curves", cmd_curves, "layer curves from annotation files: a table, a plot, CSV"},
     {"inspect", cmd_inspect, "what a model folder holds, lacks and needs"},
     {"bench", cmd_bench, "how fast: kernels, steps, sweeps; what a sweep would take on a card"},

@@ -163,8 +163,21 @@ struct gen_figures {
 };
 void gen_figure_made(void *user, const char *path);
 
+/* The folder of a sweep or replay that a command reads: an absent manifest is told as such. */
+int gen_read_folder(const char *dir, struct manifest_doc *d, struct dl_err *e);
+
+/* The HTML page of a folder (report.h): tells its size on stderr and puts it into the JSON result; line [4096] (may be
+ * NULL) receives its path. */
+struct report_opts;
+int gen_report(struct cli *c, const char *dir, const struct manifest_doc *d, const struct report_opts *o, char *line,
+               struct dl_err *e);
+
+/* What a sweep ends with: its figures, and the page beside them. A page that is too large is left out with a warning.
+ */
+int gen_show(struct cli *c, const char *dir, struct gen_figures *f, struct dl_err *e);
+
 /* Everything after the plan: folder, conditions from `source` (only when images are to be made), images,
- * figures. On success path [4096] has the figures' paths, one a line; of many figures the folder. */
+ * figures, report. On success path [4096] has the figures' paths, one a line; of many figures the folder. */
 struct gen_run {
     struct cli *cli;
     const struct gen_args *args;

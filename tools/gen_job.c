@@ -1,6 +1,5 @@
 #include "lens/choices.h"
 #include "lens/model_id.h"
-#include "lens/figure.h"
 #include "tools/gen.h"
 #include "tools/progress.h"
 
@@ -354,31 +353,6 @@ static int open_folder(struct gen_run *g, struct manifest **m, struct dl_err *e)
 
 enum { FIGURES_TOLD = 8 }; /* of more than these, the folder is told */
 
-void gen_figure_made(void *user, const char *path)
-{
-    struct gen_figures *f = user;
-    json_array_append_new(f->list, cli_string(path));
-    int n = snprintf(f->line + f->at, 4096 - f->at, "%s%s", f->at ? "\n" : "", path);
-    if (n > 0 && f->at + (size_t)n < 4096)
-        f->at += (size_t)n;
-    else
-        f->line[f->at] = 0;
-}
-
-static int draw(struct gen_run *g, struct gen_figures *f, struct dl_err *e)
-{
-    struct manifest_doc d;
-    if (!figure_built()) {
-        cli_warn(g->cli, "%s: no figure is drawn: this dlens was built without cairo and pango", g->args->out);
-        return 0;
-    }
-    if (manifest_read(&d, g->args->out, e) < 0) return -1;
-    struct figure_sweep o = {0};
-    int rc = figure_sweep(g->args->out, &d, &o, gen_figure_made, f, e);
-    manifest_doc_close(&d);
-    return rc;
-}
-
 enum { SPOILT_TOLD = 8 };
 
 struct watch {
@@ -432,7 +406,7 @@ int gen_run(struct gen_run *g, char *path, struct dl_err *e)
     if (rc < 0) return rc;
 
     struct gen_figures f = {.list = json_array(), .line = path};
-    rc = draw(g, &f, e);
+    rc = gen_show(g->cli, g->args->out, &f, e);
     json_object_set_new(g->cli->result, "images",
                         json_pack("{s:I, s:I, s:I}", "total", (json_int_t)images, "made", (json_int_t)(done - before),
                                   "resumed", (json_int_t)before));

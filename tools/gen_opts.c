@@ -40,7 +40,8 @@ const char gen_help[] =
     "  --batch N          images at once (auto)\n"
     "  --vae-tile N       decode in tiles of N latent pixels, a multiple of 4; 0 never (auto: when memory is short)\n"
     "What is written\n"
-    "  --out DIR          folder for manifest.json, images/ and the figure; an unfinished sweep is resumed there\n"
+    "  --out DIR          folder for manifest.json, images/, the figure and report.html, a page to look through them;\n"
+    "                     an unfinished sweep is resumed there\n"
     "  --titles MODE      layer: cells are titled by k; block: by block, as in the tutorial\n"
     "  --title NAME       the model's name in titles (the folder's)\n"
     "  --save-latents     also write latents.safetensors\n"
@@ -48,7 +49,8 @@ const char gen_help[] =
     "  --device NAME      cpu (what auto means), cuda, cuda:N     --threads N   CPU threads (all)\n"
     "  --choices DIR      on a GPU: compute by the same kernels as the sweep in DIR, which chose them by measurement\n"
     "  --dry-run          print plan, memory and work, make nothing\n"
-    "  --json             one JSON object on stdout: out, figures, images {total, made, resumed}, plan, warnings, ...\n"
+    "  --json             one JSON object on stdout: out, figures, report, images {total, made, resumed}, plan, "
+    "warnings, ...\n"
     "  --quiet            errors only on stderr; the path of the figure (or folder) still goes to stdout\n";
 
 void gen_defaults(struct gen_args *a)
@@ -143,34 +145,6 @@ void gen_preset_first(struct gen_args *a, int argc, char **argv, const struct op
     }
 }
 
-/* "17,18,30:34" */
-static int take_seeds(struct gen_args *a, const char *text, struct dl_err *e)
-{
-    char item[64];
-    a->n_seeds = 0;
-    for (const char *s = text;; s++) {
-        size_t n = strcspn(s, ",");
-        snprintf(item, sizeof item, "%.*s", (int)n, s);
-        char *colon = strchr(item, ':');
-        uint64_t from, to;
-        if (colon) *colon = 0;
-        if (prompts_seed("--seeds", item, &from, e) < 0 || (colon && prompts_seed("--seeds", colon + 1, &to, e) < 0))
-            return -1;
-        if (!colon) to = from + 1;
-        if (colon && to <= from) return dl_fail(e, DL_EUSAGE, "--seeds %s: %s:%s is empty", text, item, colon + 1);
-        for (uint64_t v = from; v != to; v++) {
-            if (a->n_seeds == GEN_SEEDS_MAX)
-                return dl_fail(e, DL_EUSAGE, "--seeds %s: more than %d seeds", text, GEN_SEEDS_MAX);
-            for (int i = 0; i < a->n_seeds; i++)
-                if (a->seeds[i] == v)
-                    return dl_fail(e, DL_EUSAGE, "--seeds %s: %llu is named twice", text, (unsigned long long)v);
-            a->seeds[a->n_seeds++] = v;
-        }
-        s += n;
-        if (!*s) return 0;
-    }
-}
-
 static int take_rng(struct gen_args *a, const char *text, struct dl_err *e)
 {
     if (!strcmp(text, "torch-cpu")) return a->rng = RNG_TORCH_CPU, 0;
@@ -217,7 +191,7 @@ int gen_take(struct gen_args *a, int v, struct dl_err *e)
     case GEN_PRESET: return find_preset(optarg, e) ? 0 : -1; /* its values are there: gen_preset_first */
     case GEN_RNG: return take_rng(a, optarg, e);
     case GEN_SEED: a->n_seeds = 1; return prompts_seed("--seed", optarg, &a->seeds[0], e);
-    case GEN_SEEDS: return take_seeds(a, optarg, e);
+    case GEN_SEEDS: a->n_seeds = i = prompts_seeds("--seeds", optarg, a->seeds, GEN_SEEDS_MAX, e); break;
     case GEN_SEED_OFFSET: a->seed_offset = true; break;
     case GEN_TEXT: a->text = (i = cli_choice("--text", optarg, 2, texts, e)) == 1 ? TEXT_HF4 : TEXT_HF5; break;
     case GEN_TITLES: a->titles_block = (i = cli_choice("--titles", optarg, 2, titles, e)) == 1; break;

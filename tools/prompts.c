@@ -3,6 +3,7 @@
 #include "loaders/text_clean.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,6 +23,32 @@ int prompts_seed(const char *option, const char *text, uint64_t *seed, struct dl
                        text);
     *seed = v;
     return 0;
+}
+
+int prompts_seeds(const char *option, const char *text, uint64_t *seeds, int max, struct dl_err *e)
+{
+    char item[64];
+    int n_seeds = 0;
+    for (const char *s = text;; s++) {
+        size_t n = strcspn(s, ",");
+        snprintf(item, sizeof item, "%.*s", (int)n, s);
+        char *colon = strchr(item, ':');
+        uint64_t from, to;
+        if (colon) *colon = 0;
+        if (prompts_seed(option, item, &from, e) < 0 || (colon && prompts_seed(option, colon + 1, &to, e) < 0))
+            return -1;
+        if (!colon) to = from + 1;
+        if (colon && to <= from) return dl_fail(e, DL_EUSAGE, "%s %s: %s:%s is empty", option, text, item, colon + 1);
+        for (uint64_t v = from; v != to; v++) {
+            if (n_seeds == max) return dl_fail(e, DL_EUSAGE, "%s %s: more than %d seeds", option, text, max);
+            for (int i = 0; i < n_seeds; i++)
+                if (seeds[i] == v)
+                    return dl_fail(e, DL_EUSAGE, "%s %s: %llu is named twice", option, text, (unsigned long long)v);
+            seeds[n_seeds++] = v;
+        }
+        s += n;
+        if (!*s) return n_seeds;
+    }
 }
 
 int prompts_check(const char *text, struct dl_err *e)

@@ -29,4 +29,7 @@ int prompts_check(const char *text, struct dl_err *e);
 /* A seed as torch takes it: 0..2^64-1, and -1 for 2^64-1. */
 int prompts_seed(const char *option, const char *text, uint64_t *seed, struct dl_err *e);
 
+/* A list of them: 17,18,30:34 (a:b counts from a to b-1), none named twice, into seeds [max]. The count, or < 0. */
+int prompts_seeds(const char *option, const char *text, uint64_t *seeds, int max, struct dl_err *e);
+
 #endif

@@ -116,8 +116,9 @@ static void test_two_at_once(void **state)
     run_start(&r, root, (const char *const[]){DLENS_BINARY, LONG, "--out", dir, NULL});
     wait_for(dir, 1, &r);
     refuses(2, "twice", LONG, "--out", dir);
-    /* Its figure can be drawn meanwhile: cells that are missing stay empty. */
+    /* Its figure can be drawn meanwhile: cells that are missing stay empty. So can its page. */
     run_well(root, "figure", dir, "--out", in_root("meanwhile.png"));
+    run_well(root, "report", dir, "--out", in_root("meanwhile.html"));
     kill(r.pid, SIGINT);
     run_wait(&r);
     assert_int_equal(r.status, 130);

@@ -2,8 +2,8 @@
  * --dry-run. */
 #include "tests/cli/cli.h"
 
-static const char *const commands[] = {"demo",   "sweep",  "encode",  "replay", "tokens",
-                                       "figure", "curves", "inspect", "synth"};
+static const char *const commands[] = {"demo",   "sweep",  "encode", "replay",  "tokens",
+                                       "figure", "report", "curves", "inspect", "synth"};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void test_help(void **state)
@@ -196,7 +196,7 @@ static void test_json(void **state)
     (void)state;
     const char *dir = in_root("json"), *states = in_root("json.safetensors");
     json_t *o = json_of("sweep", "--model", sd15, "--prompt", "x", "--seeds", "1,2", SHORT, "--out", dir);
-    keys(o, "command", "out", "figures", "images", "plan", "seconds", "warnings", "peak_rss_bytes");
+    keys(o, "command", "out", "figures", "report", "images", "plan", "seconds", "warnings", "peak_rss_bytes");
     assert_string_equal(json_string_value(json_object_get(o, "command")), "sweep");
     assert_string_equal(json_string_value(json_object_get(o, "out")), dir);
     keys(json_object_get(o, "images"), "total", "made", "resumed");
@@ -219,6 +219,9 @@ static void test_json(void **state)
     json_decref(o);
     o = json_of("figure", dir, "--columns", "1");
     keys(o, "command", "figures", "seconds", "warnings");
+    json_decref(o);
+    o = json_of("report", dir);
+    keys(o, "command", "report", "seconds", "warnings");
     json_decref(o);
     o = json_of("tokens", "--model", sd15, "--prompt", "A house");
     keys(o, "prompt", "text_encoder");

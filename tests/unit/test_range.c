@@ -111,6 +111,54 @@ static void refused(void **state)
     free(long_text);
 }
 
+/* A part of what a sweep has: every fourth layer, and prompts. */
+static void picked(void **state)
+{
+    (void)state;
+    static const bool has[13] = {[0] = true, [4] = true, [8] = true, [12] = true};
+    const struct range_of layers = {"--layers", "layer", "sweep", 13, has},
+                          prompts = {"--prompts", "prompt", "sweep", 3, NULL};
+    static const struct {
+        bool of_prompts;
+        const char *text, *want; /* what is picked, or what the error says */
+    } table[] = {
+        {false, "all", "0 4 8 12 "},
+        {false, "last,0", "12 0 "},
+        {false, "-1,-5", "12 8 "},
+        {false, "4::4", "4 8 12 "},
+        {false, "12::-4,4", "12 8 4 0 "},
+        {false, "5", "--layers 5: there is no layer 5; this sweep has layers 0, 4, 8, 12"},
+        {false, "0:5", "--layers 0:5: there is no layer 1; this sweep"},
+        {false, "13", "no layer 13"},
+        {false, "4:4", "this selects no layer"},
+        {true, "all", "0 1 2 "},
+        {true, "2,0", "2 0 "},
+        {true, "3", "--prompts 3: there is no prompt 3; this sweep has prompts 0..2"},
+        {true, "a", "\"a\" is not a prompt"},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct range r;
+        struct dl_err e = {0};
+        char got[64] = "";
+        int rc = range_pick(&r, table[i].text, table[i].of_prompts ? &prompts : &layers, &e);
+        for (int k = 0, at = 0; !rc && k < r.n; k++) at += sprintf(got + at, "%d ", r.k[k]);
+        if (!strstr(rc ? e.msg : got, table[i].want)) fail_msg("%s gave: %s%s", table[i].text, got, e.msg);
+        assert_int_equal(rc ? e.code : DL_EUSAGE, DL_EUSAGE);
+        assert_true(rc == 0 || !r.k);
+        range_close(&r);
+    }
+    /* What is there may be too much to list. */
+    bool *many = calloc(1000, sizeof *many);
+    assert_non_null(many);
+    for (int i = 1; i < 1000; i++) many[i] = true;
+    struct range r;
+    struct dl_err e = {0};
+    assert_int_equal(range_pick(&r, "0", &(struct range_of){"--layers", "layer", "sweep", 1000, many}, &e), -1);
+    assert_non_null(strstr(e.msg, "has layers 1, 2, 3, "));
+    assert_string_equal(e.msg + strlen(e.msg) - 5, ", ...");
+    free(many);
+}
+
 static void names(void **state)
 {
     (void)state;
@@ -127,10 +175,16 @@ static void names(void **state)
     assert_string_equal(s, "grid.png");
     names_grid(s, false, 3, 17, "pdf");
     assert_string_equal(s, "grid_p003_s17.pdf");
+    static const char *const titles[][2] = {{"Layer 0", "Embeddings"}, {"Layer 1", "Layer 0"}, {"Layer 2", "Layer 1"}};
+    for (int i = 0; i < 6; i++) {
+        names_title(s, i % 2, i / 2);
+        assert_string_equal(s, titles[i / 2][i % 2]);
+    }
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(accepted), cmocka_unit_test(refused), cmocka_unit_test(names)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(accepted), cmocka_unit_test(refused), cmocka_unit_test(picked),
+                                       cmocka_unit_test(names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

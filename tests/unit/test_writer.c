@@ -37,6 +37,46 @@ static void sha256_known(void **state)
     free(million);
 }
 
+/* In pieces: the old file stays until the commit, and nothing is left of what was abandoned. */
+static void in_pieces(void **state)
+{
+    (void)state;
+    struct outfile *f;
+    struct dl_err e = {0};
+    int64_t n;
+    const char *path = in_root("pieces");
+    assert_int_equal(outfile_write(path, "old", 3, &e), 0);
+    assert_int_equal(outfile_open(&f, path, &e), 0);
+    assert_int_equal(outfile_append(f, "ne", 2, &e), 0);
+    assert_int_equal(outfile_append(f, "w file", 6, &e), 0);
+    char *text = folder_read(path, &n);
+    assert_string_equal(text, "old");
+    free(text);
+    assert_int_equal(outfile_commit(f, &e), 0);
+    text = folder_read(path, &n);
+    assert_string_equal(text, "new file");
+    free(text);
+    int before = folder_count(root);
+    assert_int_equal(outfile_open(&f, path, &e), 0);
+    assert_int_equal(outfile_append(f, "lost", 4, &e), 0);
+    assert_int_equal(folder_count(root), before + 1);
+    outfile_abandon(f);
+    outfile_abandon(NULL);
+    assert_int_equal(folder_count(root), before);
+    text = folder_read(path, &n);
+    assert_string_equal(text, "new file");
+    free(text);
+    /* A folder cannot be replaced by a file. */
+    assert_int_equal(mkdir(in_root("pieces-folder"), 0700), 0);
+    assert_int_equal(outfile_open(&f, in_root("pieces-folder"), &e), 0);
+    assert_int_equal(outfile_commit(f, &e), -1);
+    assert_int_equal(e.code, DL_EFAIL);
+    assert_non_null(strstr(e.msg, "pieces-folder: cannot be written: Is a directory"));
+    assert_int_equal(folder_count(root), before + 1);
+    rmdir(in_root("pieces-folder"));
+    unlink(path);
+}
+
 struct seen {
     int64_t index[64];
     char sha256[64][SHA256_HEX];
@@ -189,8 +229,8 @@ static void temporary_names(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(sha256_known), cmocka_unit_test(in_order),
-                                       cmocka_unit_test(first_error_stays), cmocka_unit_test(full_disk),
-                                       cmocka_unit_test(temporary_names)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(sha256_known), cmocka_unit_test(in_pieces),
+                                       cmocka_unit_test(in_order),     cmocka_unit_test(first_error_stays),
+                                       cmocka_unit_test(full_disk),    cmocka_unit_test(temporary_names)};
     return cmocka_run_group_tests(tests, root_make, root_remove);
 }
