@@ -406,6 +406,12 @@
     function openScoring() {
         $("score").addEventListener("click", () => setScoring(!scoring));
         $("question").addEventListener("change", () => ask($("question").value.trim()));
+        /* Enter ends the name: from then on keys are scores. */
+        $("question").addEventListener("keydown", (e) => {
+            if (e.key !== "Enter" || e.isComposing) return;
+            e.preventDefault();
+            reveal(true);
+        });
         $("save").addEventListener("click", saveScores);
         $("load").addEventListener("click", () => $("file").click());
         $("file").addEventListener("change", async () => {
