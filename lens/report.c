@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SAMPLE = 12, DOTS_PX = 128 };
+enum { SAMPLE = 12, DOTS_PX = 128, CELL_BYTES = 64 }; /* the last: the least that a cell takes, also an empty one */
 
 static const int64_t max_default = (int64_t)64 << 20;
 static const int cells[] = {512, 384, 256, 192, 128, 96, 64};
@@ -237,8 +237,10 @@ static int too_large(const char *path, int64_t bytes, int cell_px, int64_t max_b
 static int write_fitting(struct report *r, const char *path, const struct report_opts *o, struct report_made *made,
                          struct dl_err *e)
 {
-    int64_t max_bytes = o->max_bytes ? o->max_bytes : max_default, about = 0;
+    int64_t max_bytes = o->max_bytes ? o->max_bytes : max_default, about = r->n_rows * r->n_layers * CELL_BYTES;
     int cell_px = o->cell_px;
+    /* Told without looking for a million pictures. */
+    if (about > max_bytes) return too_large(path, about, cell_px ? cell_px : cells[CELLS - 1], max_bytes, e);
     for (int i = -1; i < CELLS; i++) {
         if (!o->cell_px) cell_px = i < 0 ? 0 : cells[i];
         if (count(r, cell_px, &about, e)) return -1;

@@ -244,7 +244,7 @@ static int curves(struct cli *c, void *user, char *line, struct dl_err *e)
 
 int cmd_curves(int argc, char **argv)
 {
-    static struct curves_args a;
+    struct curves_args a = {0};
     return cli_main(argc, argv,
                     &(struct cli_main){.command = "curves",
                                        .help = help,

@@ -9,6 +9,7 @@
 #include "tests/unit/root.h"
 
 #include <ctype.h>
+#include <time.h>
 
 static const char *const nasty[] = {
     "</script><img src=x onerror=alert(1)>",
@@ -479,6 +480,31 @@ static void fits(void **state)
 }
 
 /* An estimate that was too low does not make a page too large: the next smaller pictures have their turn. */
+/* A folder that claims to have more pictures than any page could show: no time is lost with looking for them. */
+static void far_too_many(void **state)
+{
+    (void)state;
+    enum { MANY = 100000 };
+    struct manifest_doc d;
+    struct report_made made;
+    make_folder(nasty, 1, 8, 8);
+    must(manifest_read(&d, root, e));
+    int *layer = calloc(MANY, sizeof *layer);
+    struct manifest_image *image = calloc(MANY, sizeof *image);
+    assert_true(layer && image);
+    for (int i = 0; i < MANY; i++) layer[i] = i, image[i].seed = (uint64_t)i;
+    struct manifest_doc many = d;
+    many.layer = layer, many.n_layers = MANY, many.image = image, many.n_images = MANY;
+    struct dl_err err = {0};
+    time_t before = time(NULL);
+    assert_int_equal(report_write(root, &many, &(struct report_opts){.out = in_root("many.html")}, &made, &err), -1);
+    assert_int_equal(err.code, DL_EUSAGE);
+    assert_non_null(strstr(err.msg, "about 610351.6 MiB")); /* 10^10 cells of 64 bytes */
+    assert_true(time(NULL) - before < 60);
+    free(layer), free(image);
+    manifest_doc_close(&d);
+}
+
 static void fits_after_all(void **state)
 {
     (void)state;
@@ -515,6 +541,7 @@ int main(void)
         cmocka_unit_test(titles),
         cmocka_unit_test(reduced),
         cmocka_unit_test(fits),
+        cmocka_unit_test(far_too_many),
         cmocka_unit_test(fits_after_all),
     };
     return cmocka_run_group_tests(tests, root_make, root_remove);
