@@ -18,17 +18,11 @@ int figure_columns(int n_cells)
     return c;
 }
 
-static const char *suffix_of(const char *path)
-{
-    const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
-    return dot ? dot : path + strlen(path);
-}
-
 typedef int (*page_writer)(const struct page *, const char *, uint8_t **, int64_t *, struct dl_err *);
 
 static page_writer writer_of(const char *path)
 {
-    const char *suffix = suffix_of(path);
+    const char *suffix = names_suffix(path);
     return !strcasecmp(suffix, ".png")   ? page_png
            : !strcasecmp(suffix, ".pdf") ? page_pdf
            : !strcasecmp(suffix, ".svg") ? page_svg
@@ -60,13 +54,8 @@ int figure_draw(const struct figure_spec *s, const char *path, struct dl_err *e)
     return page_draw(page_layout, s, path, e);
 }
 
-/* The images of one prompt and seed. */
-struct group {
-    int prompt;
-    uint64_t seed;
-};
-
-static int out_path(char path[PATH_MAX], const char *dir, const struct figure_sweep *o, bool only_one, struct group g)
+static int out_path(char path[PATH_MAX], const char *dir, const struct figure_sweep *o, bool only_one,
+                    struct manifest_group g)
 {
     char name[NAMES_MAX];
     int n;
@@ -76,7 +65,7 @@ static int out_path(char path[PATH_MAX], const char *dir, const struct figure_sw
     } else if (only_one) {
         n = snprintf(path, PATH_MAX, "%s", o->out);
     } else {
-        const char *suffix = suffix_of(o->out);
+        const char *suffix = names_suffix(o->out);
         names_grid(name, false, g.prompt, g.seed, "");
         name[strlen(name) - 1] = 0; /* "grid_p000_s17." without its point */
         n = snprintf(path, PATH_MAX, "%.*s%s%s", (int)(suffix - o->out), o->out, name + strlen("grid"), suffix);
@@ -84,8 +73,8 @@ static int out_path(char path[PATH_MAX], const char *dir, const struct figure_sw
     return n < PATH_MAX ? 0 : -1;
 }
 
-static int draw_group(const char *dir, const struct manifest_doc *d, const struct figure_sweep *o, struct group g,
-                      const char *path, struct dl_err *e)
+static int draw_group(const char *dir, const struct manifest_doc *d, const struct figure_sweep *o,
+                      struct manifest_group g, const char *path, struct dl_err *e)
 {
     bool blocks = figure_by_block(o->titles, d);
     bool big = strstr(d->model.class_name, "XL") || strstr(d->model.class_name, "Flux");
@@ -124,16 +113,9 @@ static int draw_group(const char *dir, const struct manifest_doc *d, const struc
 int figure_sweep(const char *dir, const struct manifest_doc *d, const struct figure_sweep *o,
                  void (*made)(void *ctx, const char *path), void *ctx, struct dl_err *e)
 {
-    struct group *group = calloc((size_t)d->n_images + 1, sizeof *group);
-    if (!group) return dl_fail(e, DL_ENOMEM, "%s: no memory", dir);
-    int64_t n = 0;
-    for (int64_t i = 0; i < d->n_images; i++) {
-        struct group g = {d->image[i].prompt, d->image[i].seed};
-        int64_t at = n;
-        /* Images of one figure mostly follow each other, so the search from the end is short. */
-        while (at > 0 && (group[at - 1].prompt != g.prompt || group[at - 1].seed != g.seed)) at--;
-        if (!at) group[n++] = g;
-    }
+    struct manifest_group *group;
+    int64_t n;
+    if (manifest_groups(d, &group, &n, e)) return -1;
     int rc = n ? 0 : dl_fail(e, DL_EINPUT, "%s/manifest.json: no images, so there is nothing to draw", dir);
     for (int64_t i = 0; !rc && i < n; i++) {
         char path[PATH_MAX];

@@ -114,4 +114,14 @@ struct manifest_doc {
 int manifest_read(struct manifest_doc *d, const char *dir, struct dl_err *e);
 void manifest_doc_close(struct manifest_doc *d); /* a zeroed struct is fine */
 
+/* The images of one prompt and seed, which are shown together. */
+struct manifest_group {
+    int prompt; /* index into prompts */
+    uint64_t seed;
+    int64_t first; /* its first image */
+};
+
+/* All of them in the order of their first images: *group [*n], owned by the caller. */
+int manifest_groups(const struct manifest_doc *d, struct manifest_group **group, int64_t *n, struct dl_err *e);
+
 #endif

@@ -173,3 +173,30 @@ void manifest_doc_close(struct manifest_doc *d)
     json_decref(d->root);
     *d = (struct manifest_doc){0};
 }
+
+static int by_image(const void *x, const void *y)
+{
+    const struct manifest_group *a = x, *b = y;
+    return (a->first > b->first) - (a->first < b->first);
+}
+
+static int by_prompt_and_seed(const void *x, const void *y)
+{
+    const struct manifest_group *a = x, *b = y;
+    if (a->prompt != b->prompt) return a->prompt < b->prompt ? -1 : 1;
+    if (a->seed != b->seed) return a->seed < b->seed ? -1 : 1;
+    return by_image(x, y);
+}
+
+int manifest_groups(const struct manifest_doc *d, struct manifest_group **group, int64_t *n, struct dl_err *e)
+{
+    struct manifest_group *g = *group = malloc(((size_t)d->n_images + 1) * sizeof *g);
+    *n = 0;
+    if (!g) return dl_fail(e, DL_ENOMEM, "no memory for a manifest's %lld images", (long long)d->n_images);
+    for (int64_t i = 0; i < d->n_images; i++) g[i] = (struct manifest_group){d->image[i].prompt, d->image[i].seed, i};
+    qsort(g, (size_t)d->n_images, sizeof *g, by_prompt_and_seed);
+    for (int64_t i = 0; i < d->n_images; i++)
+        if (!*n || g[i].prompt != g[*n - 1].prompt || g[i].seed != g[*n - 1].seed) g[(*n)++] = g[i];
+    qsort(g, (size_t)*n, sizeof *g, by_image);
+    return 0;
+}

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 void names_image(char out[NAMES_MAX], const char *folder, int prompt, uint64_t seed, int k)
 {
@@ -24,6 +25,12 @@ void names_grid(char out[NAMES_MAX], bool only_one, int prompt, uint64_t seed, c
         snprintf(out, NAMES_MAX, "grid.%.8s", suffix);
     else
         snprintf(out, NAMES_MAX, "grid_p%03d_s%" PRIu64 ".%.8s", prompt, seed, suffix);
+}
+
+const char *names_suffix(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
+    return dot ? dot : path + strlen(path);
 }
 
 void names_title(char out[NAMES_MAX], bool blocks, int k)

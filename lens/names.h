@@ -23,6 +23,9 @@ void names_snapshot(char out[NAMES_MAX], int prompt, const char *folder, const c
 /* "grid.png" when the folder has one figure, else "grid_p000_s17.png"; `suffix` is "png", "pdf" or "svg". */
 void names_grid(char out[NAMES_MAX], bool only_one, int prompt, uint64_t seed, const char *suffix);
 
+/* Where the suffix of a file's path begins, its point included; the path's end where it has none. */
+const char *names_suffix(const char *path);
+
 /* "Layer 5", how pictures of layer k are titled; with `blocks` by the tutorial's numbers, where the output of block b
  * is "Layer b" and k = 0 is "Embeddings". */
 void names_title(char out[NAMES_MAX], bool blocks, int k);

@@ -27,14 +27,6 @@ int report_path(char *path, int64_t room, const char *dir, const struct report_o
 
 /* ---- what is shown ---- */
 
-static int by_prompt_and_seed(const void *x, const void *y)
-{
-    const struct report_row *a = x, *b = y;
-    if (a->prompt != b->prompt) return a->prompt < b->prompt ? -1 : 1;
-    if (a->seed != b->seed) return a->seed < b->seed ? -1 : 1;
-    return a->order < b->order ? -1 : a->order > b->order;
-}
-
 static int by_order(const void *x, const void *y)
 {
     const struct report_row *a = x, *b = y;
@@ -54,29 +46,25 @@ static int64_t place_of_seed(const struct report_opts *o, uint64_t seed)
 static int pick_rows(struct report *r, const struct report_opts *o, struct dl_err *e)
 {
     const struct manifest_doc *d = r->d;
+    struct manifest_group *group;
+    int64_t n;
+    if (manifest_groups(d, &group, &n, e)) return -1;
     int *place = malloc(((size_t)d->n_prompts + 1) * sizeof *place); /* of each prompt on the page, or -1 */
-    r->row = malloc(((size_t)d->n_images + 1) * sizeof *r->row);
+    r->row = malloc(((size_t)n + 1) * sizeof *r->row);
     if (!place || !r->row) {
-        free(place);
+        free(place), free(group);
         return dl_fail(e, DL_ENOMEM, "%s: no memory", r->dir);
     }
     for (int i = 0; i < d->n_prompts; i++) place[i] = o->prompt ? -1 : i;
     for (int i = 0; i < o->n_prompts; i++) place[o->prompt[i]] = i;
-    int64_t n = 0;
-    for (int64_t i = 0; i < d->n_images; i++) {
-        struct report_row row = {d->image[i].prompt, d->image[i].seed, i};
-        if (place[row.prompt] < 0) continue;
-        if (o->seed && (row.order = place_of_seed(o, row.seed)) < 0) continue;
-        r->row[n++] = row;
-    }
-    qsort(r->row, (size_t)n, sizeof *r->row, by_prompt_and_seed);
-    for (int64_t i = 0; i < n; i++)
-        if (!r->n_rows || r->row[i].prompt != r->row[r->n_rows - 1].prompt ||
-            r->row[i].seed != r->row[r->n_rows - 1].seed)
-            r->row[r->n_rows++] = r->row[i];
     /* Seeds keep their order within a prompt; the prompt's place counts first. */
     int64_t span = d->n_images > o->n_seeds ? d->n_images : o->n_seeds;
-    for (int64_t i = 0; i < r->n_rows; i++) r->row[i].order += place[r->row[i].prompt] * span;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t prompt = place[group[i].prompt], seed = o->seed ? place_of_seed(o, group[i].seed) : group[i].first;
+        if (prompt < 0 || seed < 0) continue;
+        r->row[r->n_rows++] = (struct report_row){group[i].prompt, group[i].seed, prompt * span + seed};
+    }
+    free(group);
     qsort(r->row, (size_t)r->n_rows, sizeof *r->row, by_order);
     free(place);
     if (!d->n_images) return dl_fail(e, DL_EINPUT, "%s/manifest.json: no images, so there is nothing to show", r->dir);

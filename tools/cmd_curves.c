@@ -1,4 +1,5 @@
 #include "tools/curves.h"
+#include "lens/names.h"
 #include "tools/cli.h"
 
 #include <stdio.h>
@@ -184,11 +185,11 @@ enum form { FORM_TABLE, FORM_CSV, FORM_PLOT, FORM_UNKNOWN };
 static enum form form_of(const char *out)
 {
     static const char *const plots[] = {".png", ".pdf", ".svg"};
-    const char *slash = out ? strrchr(out, '/') : NULL, *dot = out ? strrchr(slash ? slash : out, '.') : NULL;
     if (!out) return FORM_TABLE;
-    if (dot && !strcasecmp(dot, ".csv")) return FORM_CSV;
-    for (int i = 0; dot && i < 3; i++)
-        if (!strcasecmp(dot, plots[i])) return FORM_PLOT;
+    const char *suffix = names_suffix(out);
+    if (!strcasecmp(suffix, ".csv")) return FORM_CSV;
+    for (int i = 0; i < 3; i++)
+        if (!strcasecmp(suffix, plots[i])) return FORM_PLOT;
     return FORM_UNKNOWN;
 }
 

@@ -449,6 +449,32 @@ static void not_utf8(void **state)
     sweep_free(&w);
 }
 
+/* One group for each prompt and seed, in the order of their first images, also where images are mixed. */
+static void groups(void **state)
+{
+    (void)state;
+    struct manifest_image image[] = {{.prompt = 1, .seed = 9, .k = 1}, {.prompt = 0, .seed = 9, .k = 1},
+                                     {.prompt = 1, .seed = 9, .k = 2}, {.prompt = 0, .seed = UINT64_MAX, .k = 1},
+                                     {.prompt = 0, .seed = 9, .k = 2}, {.prompt = 1, .seed = 3, .k = 1}};
+    const struct manifest_group want[] = {{1, 9, 0}, {0, 9, 1}, {0, UINT64_MAX, 3}, {1, 3, 5}};
+    struct manifest_doc d = {.image = image, .n_images = 6};
+    struct manifest_group *group;
+    struct dl_err err = {0};
+    int64_t n;
+    assert_int_equal(manifest_groups(&d, &group, &n, &err), 0);
+    assert_int_equal(n, 4);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(group[i].prompt, want[i].prompt);
+        assert_int_equal(group[i].seed, want[i].seed);
+        assert_int_equal(group[i].first, want[i].first);
+    }
+    free(group);
+    d.n_images = 0;
+    assert_int_equal(manifest_groups(&d, &group, &n, &err), 0);
+    assert_int_equal(n, 0);
+    free(group);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -460,6 +486,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(locked, setup, teardown),
         cmocka_unit_test_setup_teardown(hostile, setup, teardown),
         cmocka_unit_test_setup_teardown(not_utf8, setup, teardown),
+        cmocka_unit_test(groups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
