@@ -163,9 +163,7 @@ int cuda_igemm(struct CUstream_st *s, const struct cuda_igemm_args *a, const str
     if (of_e4m3(a) != (a->row_scale && a->col_scale)) return CUDA_K_UNSUPPORTED;
     if (pixels_of(a) <= 0 || a->y.c <= 0) return 0;
     igemm_params p = igemm_params();
-    p.e.y = a->y, p.e.bias = a->bias, p.e.fn = a->fn, p.e.glu = a->glu, p.e.add = a->add, p.e.gate = a->gate;
-    p.e.res = a->res, p.e.scale = a->scale != 0 ? a->scale : 1, p.e.step = a->step;
-    p.e.row_scale = a->row_scale, p.e.col_scale = a->col_scale;
+    p.e = k_epi_of(*a);
     p.x = a->x, p.w = a->w, p.k = a->k, p.stride = a->stride, p.up = a->up;
     p.see_h = a->up ? a->y.h : a->x.h, p.see_w = a->up ? a->y.w : a->x.w;
     p.m = (int32_t)pixels_of(a), p.out = a->y.c, p.in = a->x.c;

@@ -442,8 +442,7 @@ int cuda_nconv(struct CUstream_st *s, const struct cuda_nconv_args *a, const cha
     if (tile == NCONV_TILES || !nconv_serves(a) || (a->mean_rstd && (!scratch || !k_ptr_ok(scratch))))
         return CUDA_K_UNSUPPORTED;
     nconv_job j = nconv_job();
-    j.e.y = c->y, j.e.bias = c->bias, j.e.fn = c->fn, j.e.add = c->add, j.e.gate = c->gate, j.e.res = c->res;
-    j.e.scale = c->scale == 0 ? 1 : c->scale, j.e.step = c->step;
+    j.e = k_epi_of(*c);
     j.x = c->x, j.w = c->w, j.fn = a->pre_fn;
     j.across = nconv_count(c->y.w, 8), j.per = nconv_count(c->y.h, 8) * j.across, j.boxes = c->y.n * j.per;
     j.slices = nconv_count(c->x.c, NCONV_TK);

@@ -3,6 +3,16 @@
 #define DL_CUDA_EPILOGUE_CUH
 
 #include "kernels/cuda/dev/convert.cuh"
+#include "kernels/cuda/igemm.h"
+
+/* What follows the sums of a product, as a kernel takes it. */
+static inline cuda_epi_args k_epi_of(const cuda_igemm_args &a)
+{
+    cuda_epi_args e = cuda_epi_args();
+    e.y = a.y, e.bias = a.bias, e.fn = a.fn, e.glu = a.glu, e.add = a.add, e.gate = a.gate, e.res = a.res;
+    e.scale = a.scale != 0 ? a.scale : 1, e.step = a.step, e.row_scale = a.row_scale, e.col_scale = a.col_scale;
+    return e;
+}
 
 /* v / (1 + e^(-k v)); e^ overflows to infinity for very negative v, and the quotient is then 0, as it should be. */
 __device__ __forceinline__ float k_swish(float v, float k)

@@ -225,9 +225,7 @@ static int hop_conv_run(struct CUstream_st *stream, const cuda_igemm_args &a, vo
         hop_map hx = hop_map_image(&a, p.box, part);
         if (dl_tensor_map_make(encode, &mx.of[part], &hx)) return CUDA_K_UNSUPPORTED;
     }
-    p.e.y = a.y, p.e.bias = a.bias, p.e.fn = a.fn, p.e.glu = a.glu, p.e.add = a.add, p.e.gate = a.gate, p.e.res = a.res;
-    p.e.row_scale = a.row_scale, p.e.col_scale = a.col_scale;
-    p.e.scale = a.scale != 0 ? a.scale : 1, p.e.step = a.step;
+    p.e = k_epi_of(a);
     p.k = a.k, p.stride = a.stride, p.phases = a.up ? 4 : 1;
     p.across = hop_ratio(p.v.w, p.box.w), p.down = hop_ratio(p.v.h, p.box.h), p.deep = hop_ratio(p.v.n, p.box.n);
     p.width = a.glu ? C::BN / 2 : C::BN, p.columns = hop_ratio(a.y.c, p.width), p.slices = hop_ratio(a.x.c, C::PANEL);
