@@ -111,7 +111,7 @@ static int report(struct cli *c, void *user, char *line, struct dl_err *e)
 
 int cmd_report(int argc, char **argv)
 {
-    static struct report_args a;
+    struct report_args a = {0};
     return cli_main(argc, argv,
                     &(struct cli_main){.command = "report",
                                        .help = help,

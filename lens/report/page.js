@@ -438,8 +438,9 @@
 
     function steer(key) {
         const large = $("large").open;
-        const inTable = large || view === "slider" || $("pictures").contains(document.activeElement) || scoring;
-        const inRows = large || scoring || $("pictures").contains(document.activeElement);
+        const inPictures = $("pictures").contains(document.activeElement);
+        const inRows = large || scoring || inPictures;
+        const inTable = inRows || view === "slider";
         const across = { ArrowLeft: layer - 1, ArrowRight: layer + 1, Home: 0, End: last };
         const down = { ArrowUp: -1, ArrowDown: 1 };
         if (key in across && inTable) {
@@ -453,7 +454,7 @@
         } else if (key === " " && view === "slider" && !large) {
             if (timer) stop();
             else play();
-        } else if (key === "Enter" && !large && $("pictures").contains(document.activeElement)) {
+        } else if (key === "Enter" && !large && inPictures) {
             enlarge();
         } else if (scoring && (key === "1" || key === "0")) {
             mark(row, layer, Number(key));
